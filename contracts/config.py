@@ -1,0 +1,389 @@
+"""The one configuration of both daemons.
+
+Every field is described with its unit, unknown keys are refused, and a value
+that nothing would obey yet is refused too (`NOT_SERVED`): a setting that is
+silently ignored is worse than an error.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from contracts.ids import Digest, ModelId, PoolId
+from contracts.model import ByteCount, Milliseconds
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+PositiveMilliseconds = Annotated[int, Field(ge=1, le=7 * 24 * 3600 * 1000)]
+PathText = Annotated[str, Field(min_length=1, max_length=4096)]
+
+
+class Section(BaseModel):
+    """A frozen part of the configuration; unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Listen(Section):
+    """Where a daemon listens."""
+
+    host: str = Field(default="127.0.0.1", min_length=1, max_length=255, description="Address.")
+    port: Port = Field(description="TCP port; 0 takes any free one, written to the run file.")
+
+
+class Tls(Section):
+    """A certificate for the listener; both or neither."""
+
+    cert: PathText | None = Field(default=None, description="PEM certificate chain.")
+    key: PathText | None = Field(default=None, description="PEM private key.")
+
+    @model_validator(mode="after")
+    def _both_or_neither(self) -> Self:
+        if (self.cert is None) != (self.key is None):
+            raise ValueError("set both `cert` and `key`, or neither")
+        return self
+
+
+class Auth(Section):
+    """Who may call."""
+
+    token_file: PathText | None = Field(
+        default=None,
+        description="File holding the API token; null: LLORCH_API_TOKEN, else state_dir/token.",
+    )
+    allowed_hosts: tuple[Annotated[str, Field(min_length=1, max_length=255)], ...] = Field(
+        default=(), max_length=64, description="Host names accepted besides loopback ones."
+    )
+    tls: Tls = Field(default=Tls(), description="TLS of the listeners.")
+
+
+class Queue(Section):
+    """The admission queue of each pool."""
+
+    capacity: int = Field(default=256, ge=1, le=1_000_000, description="Tasks waiting, per pool.")
+    policy: Literal["reject", "drop-lru"] = Field(
+        default="reject", description="What a full queue does to a new task."
+    )
+    batch_max_wait_ms: PositiveMilliseconds = Field(
+        default=300_000, description="A batch task older than this goes before interactive ones."
+    )
+
+
+class Limits(Section):
+    """Bounds on what one client can make a daemon hold."""
+
+    body_bytes: int = Field(default=1_048_576, ge=1024, le=2**30, description="Request body.")
+    body_timeout_ms: PositiveMilliseconds = Field(
+        default=10_000, description="From the first byte of a request to the end of its body."
+    )
+    connections: int = Field(default=1024, ge=1, le=65536, description="Requests open at once.")
+    streams: int = Field(default=1024, ge=1, le=65536, description="Event streams open at once.")
+    json_depth: int = Field(default=64, ge=4, le=512, description="Nesting of a JSON body.")
+    stream_buffer_bytes: int = Field(
+        default=1_048_576, ge=4096, le=2**30, description="Bytes that may lie unsent per reader."
+    )
+    send_timeout_ms: PositiveMilliseconds = Field(
+        default=10_000, description="A reader that takes nothing for so long is cut off."
+    )
+
+
+class Sessions(Section):
+    """Defaults of a session."""
+
+    ttl_ms: PositiveMilliseconds = Field(default=600_000, description="Idle time to its end.")
+    max_turns: int = Field(default=8, ge=1, le=1_000_000, description="Tasks it may run.")
+    budget_tokens: int | None = Field(default=None, ge=1, description="Tokens; null: no bound.")
+    budget_time_ms: int | None = Field(default=None, ge=1, description="ms; null: no bound.")
+    budget_cost: float | None = Field(default=None, gt=0, description="Cost; null: no bound.")
+    cost_per_1k_tokens: float = Field(default=0.0, ge=0, description="Cost of 1,000 tokens.")
+
+
+class Streams(Section):
+    """Event logs."""
+
+    retention_ms: PositiveMilliseconds = Field(
+        default=300_000, description="How long a finished task and its log can be read, ms."
+    )
+    log_bytes: int = Field(default=16_777_216, ge=65536, le=2**32, description="One log.")
+    log_total_bytes: int = Field(
+        default=268_435_456, ge=65536, le=2**36, description="All logs; oldest finished go first."
+    )
+    keepalive_ms: PositiveMilliseconds = Field(
+        default=10_000, description="A comment line after so much silence."
+    )
+    metrics_interval_ms: PositiveMilliseconds = Field(
+        default=1_000, description="Between two `metrics` events."
+    )
+
+
+class Timeouts(Section):
+    """Deadlines of an attempt and of a stop."""
+
+    first_token_ms: PositiveMilliseconds = Field(
+        default=120_000, description="Start to first token."
+    )
+    idle_token_ms: PositiveMilliseconds = Field(default=30_000, description="Between two tokens.")
+    drain_ms: Milliseconds = Field(
+        default=30_000, description="What running tasks get at SIGTERM before they are cut."
+    )
+    stop_grace_ms: Milliseconds = Field(
+        default=5_000, description="Between TERM and KILL of a replica."
+    )
+
+
+class Gpus(Section):
+    """Where device figures come from."""
+
+    source: Literal["nvml", "file", "none"] = Field(
+        default="nvml", description="nvml without a driver reads as no card."
+    )
+    file: PathText | None = Field(default=None, description="The JSON read when source is file.")
+    sample_ms: int = Field(default=1_000, ge=50, le=600_000, description="Between two samples.")
+    reserve_bytes: ByteCount = Field(
+        default=536_870_912, description="Bytes of each card left alone."
+    )
+
+    @model_validator(mode="after")
+    def _file_source_has_a_file(self) -> Self:
+        if (self.source == "file") != (self.file is not None):
+            raise ValueError("`file` goes with `source: file`, and only with it")
+        return self
+
+
+class ModelConfig(Section):
+    """The model a pool serves."""
+
+    id: ModelId = Field(description="The name tasks ask for.")
+    ref: str = Field(
+        pattern=r"^(file|hf|https|s3|oci):.+$", max_length=4096, description="Where it comes from."
+    )
+    digest: Digest | None = Field(default=None, description="sha256 it must have; null: any.")
+
+
+class ReplicaConfig(Section):
+    """One engine process."""
+
+    devices: (
+        tuple[
+            Annotated[int, Field(ge=0, le=1023)]
+            | Annotated[str, Field(min_length=1, max_length=128)],
+            ...,
+        ]
+        | None
+    ) = Field(
+        default=None,
+        max_length=64,
+        description="Cards by index or UUID; [] = CPU; null: CPU where no GPU is seen.",
+    )
+
+
+class Embedded(Section):
+    """llama.cpp from the wheel, on the CPU, in a child process."""
+
+    mode: Literal["embedded"] = Field(description="embedded")
+
+
+class Binary(Section):
+    """An engine binary on this machine."""
+
+    mode: Literal["binary"] = Field(description="binary")
+    path: PathText = Field(description="A name on PATH, or a path.")
+
+
+class Command(Section):
+    """Any argv that serves the engine's dialect."""
+
+    mode: Literal["command"] = Field(description="command")
+    command: tuple[Annotated[str, Field(max_length=4096)], ...] = Field(
+        min_length=1,
+        max_length=256,
+        description="argv; {host} {port} {model} {ctx} {ctx_total} {slots} {api_key} {devices}.",
+    )
+
+
+class External(Section):
+    """A server somebody else runs."""
+
+    mode: Literal["external"] = Field(description="external")
+    url: str = Field(pattern=r"^https?://[^\s/?#@]+/?$", max_length=512, description="Base URL.")
+    api_key_file: PathText | None = Field(default=None, description="File with its API key.")
+
+
+Provisioning = Annotated[Embedded | Binary | Command | External, Field(discriminator="mode")]
+
+
+class Restart(Section):
+    """How a replica that dies is started again."""
+
+    base_ms: PositiveMilliseconds = Field(default=500, description="First delay.")
+    cap_ms: PositiveMilliseconds = Field(default=30_000, description="Longest delay.")
+    intensity: int = Field(
+        default=5, ge=1, le=1000, description="Deaths in a window that open the breaker."
+    )
+    window_ms: PositiveMilliseconds = Field(default=60_000, description="That window.")
+    stable_ms: PositiveMilliseconds = Field(
+        default=60_000, description="Serving so long forgets earlier deaths."
+    )
+
+
+class Pool(Section):
+    """One engine, one model, and its replicas."""
+
+    id: PoolId = Field(description="Its name.")
+    engine: Literal["llamacpp", "vllm", "tgi", "triton", "openai"] = Field(
+        description="The engine's dialect."
+    )
+    model: ModelConfig = Field(description="What it serves.")
+    ctx: int = Field(
+        default=4096, ge=16, le=16_777_216, description="Prompt + output of a task, tokens."
+    )
+    slots: int = Field(default=1, ge=1, le=1024, description="Tasks a replica serves at once.")
+    replicas: tuple[ReplicaConfig, ...] = Field(
+        default=(ReplicaConfig(),), min_length=1, max_length=1000, description="Its processes."
+    )
+    engine_args: tuple[Annotated[str, Field(max_length=4096)], ...] = Field(
+        default=(), max_length=256, description="Appended to the engine's argv."
+    )
+    provisioning: Provisioning = Field(description="How the engine comes to run.")
+    restart: Restart = Field(default=Restart(), description="When it dies.")
+
+    @model_validator(mode="after")
+    def _embedded_is_cpu_only(self) -> Self:
+        if isinstance(self.provisioning, Embedded):
+            if self.engine != "llamacpp":
+                raise ValueError("provisioning `embedded` serves engine `llamacpp` only")
+            if any(replica.devices for replica in self.replicas):
+                raise ValueError(
+                    "provisioning `embedded` runs on the CPU only: set `devices: []`, or use"
+                    " `mode: binary` with a llama-server built for your GPU"
+                )
+            if self.engine_args:
+                raise ValueError("provisioning `embedded` takes no `engine_args`")
+        return self
+
+
+class Retention(Section):
+    """When artifacts are removed."""
+
+    max_age_s: int | None = Field(default=None, ge=1, description="Seconds; null: never.")
+    max_total_bytes: ByteCount | None = Field(default=None, description="Bytes; null: no bound.")
+
+
+class Artifacts(Section):
+    """The artifact store."""
+
+    dir: PathText | None = Field(default=None, description="null: state_dir/artifacts.")
+    max_bytes: int = Field(default=67_108_864, ge=1, description="Largest artifact.")
+    retention: Retention = Field(default=Retention(), description="When they are removed.")
+
+
+class HttpPolicy(Section):
+    """What the outbound HTTP tool may reach."""
+
+    allow: tuple[str, ...] = Field(default=(), max_length=1024, description="Hosts allowed.")
+    deny: tuple[str, ...] = Field(default=(), max_length=1024, description="Hosts denied.")
+    max_bytes: int = Field(default=1_048_576, ge=1, description="Largest answer.")
+    timeout_ms: PositiveMilliseconds = Field(default=10_000, description="Deadline.")
+    redact: tuple[str, ...] = Field(default=(), max_length=256, description="Fields to redact.")
+
+
+class Downloads(Section):
+    """Whether models may be fetched."""
+
+    allow: bool = Field(default=False, description="Off by default.")
+    hosts: tuple[str, ...] = Field(default=(), max_length=256, description="Hosts allowed.")
+
+
+class Policy(Section):
+    """What may leave this machine."""
+
+    http: HttpPolicy = Field(default=HttpPolicy(), description="The HTTP tool.")
+    downloads: Downloads = Field(default=Downloads(), description="Model downloads.")
+
+
+class Observability(Section):
+    """Logs, traces, metrics."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least severe line written."
+    )
+    otlp_endpoint: str | None = Field(default=None, max_length=512, description="OTLP/HTTP URL.")
+    metrics_public: bool = Field(default=False, description="/metrics without a token.")
+
+
+class Config(Section):
+    """Everything both daemons are told."""
+
+    state_dir: PathText = Field(
+        default="~/.local/state/llama-orch", description="0700; database, logs, run files."
+    )
+    orchestratord: Listen = Field(default=Listen(port=8700), description="The task API.")
+    pool_managerd: Listen = Field(default=Listen(port=8701), description="The supervisor's API.")
+    auth: Auth = Field(default=Auth(), description="Who may call.")
+    queue: Queue = Field(default=Queue(), description="Admission.")
+    limits: Limits = Field(default=Limits(), description="Bounds.")
+    sessions: Sessions = Field(default=Sessions(), description="Session defaults.")
+    streams: Streams = Field(default=Streams(), description="Event streams.")
+    timeouts: Timeouts = Field(default=Timeouts(), description="Deadlines.")
+    gpus: Gpus = Field(default=Gpus(), description="Device figures.")
+    pools: tuple[Pool, ...] = Field(default=(), max_length=1000, description="What to serve.")
+    artifacts: Artifacts = Field(default=Artifacts(), description="Artifacts.")
+    policy: Policy = Field(default=Policy(), description="What may leave.")
+    observability: Observability = Field(default=Observability(), description="Logs, metrics.")
+
+    @model_validator(mode="after")
+    def _pool_ids_differ(self) -> Self:
+        seen: set[str] = set()
+        for pool in self.pools:
+            if pool.id in seen:
+                raise ValueError(f"two pools are named `{pool.id}`")
+            seen.add(pool.id)
+        return self
+
+
+# Dotted keys that validate but that nothing obeys in this version.
+NOT_SERVED = (
+    "queue.policy",
+    "queue.batch_max_wait_ms",
+    "sessions",
+    "streams.metrics_interval_ms",
+    "artifacts",
+    "policy",
+    "observability.otlp_endpoint",
+)
+SERVED_ENGINES = frozenset({"llamacpp"})
+SERVED_REF_SCHEMES = frozenset({"file"})
+
+
+def unserved(config: Config) -> str | None:
+    """The first setting this version would ignore, as one sentence, or None."""
+    defaults = Config()
+    for key in NOT_SERVED:
+        if _at(config, key) != _at(defaults, key):
+            default = _shown(_at(defaults, key))
+            return f"{key}: not served by this version; remove it (default: {default})"
+    for index, pool in enumerate(config.pools):
+        if pool.engine not in SERVED_ENGINES:
+            return (
+                f"pools[{index}].engine: `{pool.engine}` is not served by this version;"
+                " use `llamacpp`"
+            )
+        scheme = pool.model.ref.partition(":")[0]
+        if scheme not in SERVED_REF_SCHEMES and not isinstance(pool.provisioning, External):
+            return (
+                f"pools[{index}].model.ref: `{scheme}:` is not served by this version;"
+                " download the file and use `file:/path`"
+            )
+    return None
+
+
+def _at(config: Config, key: str) -> Any:
+    value: Any = config
+    for part in key.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def _shown(value: Any) -> str:
+    return value.model_dump_json() if isinstance(value, BaseModel) else repr(value)

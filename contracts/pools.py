@@ -1,0 +1,169 @@
+"""What pool_managerd says of pools, replicas and devices, and what it accepts."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import Field
+
+from contracts.ids import Digest, PoolId, ReplicaId, Uuid
+from contracts.model import (
+    ByteCount,
+    Contract,
+    Milliseconds,
+    Ratio,
+    TokenCount,
+    UnixMilliseconds,
+)
+
+
+class ReplicaState(StrEnum):
+    """The life of one engine process; the moves are in pool_managerd's table."""
+
+    STOPPED = "stopped"
+    PROVISIONING = "provisioning"
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+    STOPPING = "stopping"
+    BACKOFF = "backoff"
+    FAILED = "failed"
+    UNHEALTHY = "unhealthy"
+
+
+class FailureReason(StrEnum):
+    """Why a replica is not serving, from a closed list (also a metric label)."""
+
+    BAD_ARGUMENT = "BAD_ARGUMENT"
+    CRASH = "CRASH"
+    EXITED = "EXITED"
+    IDENTITY_MISMATCH = "IDENTITY_MISMATCH"
+    MODEL_MISSING = "MODEL_MISSING"
+    NOT_PROGRESSING = "NOT_PROGRESSING"
+    PORT_TAKEN = "PORT_TAKEN"
+    START_TIMEOUT = "START_TIMEOUT"
+    TOOL_MISSING = "TOOL_MISSING"
+    UNREACHABLE = "UNREACHABLE"
+
+
+class LastError(Contract):
+    """The newest failure of a replica, in plain words."""
+
+    reason: FailureReason = Field(description="From the closed list.")
+    message: str = Field(max_length=2048, description="What happened and what to do.")
+    at_ms: UnixMilliseconds = Field(description="When, Unix ms.")
+    log_tail: tuple[str, ...] = Field(max_length=40, description="The last lines it wrote.")
+
+
+class DeviceProcess(Contract):
+    """A process that holds memory on a card."""
+
+    pid: int = Field(ge=0, description="Process id.")
+    used_bytes: ByteCount | None = Field(description="Its memory; null where not told.")
+
+
+class DeviceView(Contract):
+    """One GPU as of the newest sample; null where the source cannot tell."""
+
+    index: int = Field(ge=0, le=1023, description="Index in PCI bus order.")
+    uuid: str = Field(min_length=1, max_length=128, description="Stable id of the card.")
+    name: str = Field(max_length=128, description="Product name.")
+    total_bytes: ByteCount = Field(description="Memory in all.")
+    used_bytes: ByteCount | None = Field(description="Memory in use.")
+    utilization: Ratio | None = Field(default=None, description="Busy share, 0 to 1.")
+    temperature_c: float | None = Field(default=None, description="Degrees Celsius.")
+    power_w: float | None = Field(default=None, ge=0, description="Watts drawn.")
+    health: str = Field(default="ok", max_length=64, description="`ok`, or what is wrong.")
+    processes: tuple[DeviceProcess, ...] = Field(
+        default=(), max_length=1024, description="Processes holding memory on it."
+    )
+
+
+class DeviceSample(Contract):
+    """Everything one telemetry sample saw."""
+
+    devices: tuple[DeviceView, ...] = Field(max_length=64, description="Cards seen.")
+
+
+class ReplicaView(Contract):
+    """One engine process on one device mask."""
+
+    replica_id: ReplicaId = Field(description="pool id, a slash, the entry's index.")
+    state: ReplicaState = Field(description="Where it is in its life.")
+    devices: tuple[str, ...] = Field(max_length=64, description="UUIDs of its mask; [] = CPU.")
+    base_url: str | None = Field(max_length=512, description="Where it serves, while it runs.")
+    pid: int | None = Field(default=None, ge=1, description="Its process group leader.")
+    engine_version: str | None = Field(max_length=256, description="As the engine reports it.")
+    model_digest: Digest | None = Field(description="sha256 of the model file; null: unknown.")
+    ctx: TokenCount | None = Field(default=None, description="Tokens of context a slot serves.")
+    slots_total: int = Field(ge=0, le=1024, description="Slots it serves; 0 until it is ready.")
+    slots_used: int = Field(ge=0, le=1024, description="Slots under a lease.")
+    restarts: int = Field(ge=0, description="Times it was started again after a failure.")
+    last_error: LastError | None = Field(description="The newest failure.")
+    kv_cache_usage: Ratio | None = Field(description="KV cache in use; null: not told.")
+
+
+class PoolView(Contract):
+    """One engine, one model, and its replicas."""
+
+    pool_id: PoolId = Field(description="The pool.")
+    engine: str = Field(max_length=64, description="The engine.")
+    model_id: str = Field(max_length=128, description="The model's id.")
+    model_ref: str = Field(max_length=4096, description="Where the model comes from.")
+    ctx: TokenCount = Field(description="Tokens of context a task may use.")
+    slots: int = Field(ge=1, le=1024, description="Slots per replica, as configured.")
+    draining: bool = Field(description="Admits no new lease.")
+    replicas: tuple[ReplicaView, ...] = Field(max_length=1000, description="Its replicas.")
+
+
+class Snapshot(Contract):
+    """Everything pool_managerd knows, at one version."""
+
+    version: int = Field(ge=0, description="Rises with every change; starts over with the daemon.")
+    instance_id: Uuid = Field(description="This start of pool_managerd.")
+    at_ms: UnixMilliseconds = Field(description="Unix ms.")
+    pools: tuple[PoolView, ...] = Field(max_length=1000, description="Every pool.")
+    devices: tuple[DeviceView, ...] = Field(max_length=64, description="Every card.")
+    devices_age_ms: int | None = Field(
+        ge=0, description="Age of the device figures, ms; null: no telemetry source."
+    )
+
+
+class PoolHealth(Contract):
+    """Three questions: does it live, is it ready, does it progress."""
+
+    pool_id: PoolId = Field(description="The pool.")
+    live: bool = Field(description="At least one replica has a running process.")
+    ready: bool = Field(description="At least one replica serves, and it is not draining.")
+    draining: bool = Field(description="Admits no new lease.")
+    progressing: bool = Field(description="No replica holds work without moving it.")
+    restarts: int = Field(ge=0, description="Over all replicas.")
+    breaker: Literal["closed", "open", "half_open"] = Field(
+        description="open: every replica has stopped trying for now."
+    )
+    last_error: LastError | None = Field(description="The newest failure of any replica.")
+    replicas: tuple[ReplicaView, ...] = Field(max_length=1000, description="Its replicas.")
+
+
+class LeaseRequest(Contract):
+    """The right to one slot of a replica, fenced by task and epoch."""
+
+    replica_id: ReplicaId = Field(description="The replica chosen.")
+    task_id: Uuid = Field(description="The task.")
+    epoch: int = Field(ge=1, description="Rises with every attempt of the task.")
+    ttl_ms: Milliseconds = Field(ge=1000, le=600_000, description="Until it must be renewed, ms.")
+    holder: Uuid = Field(description="This start of orchestratord; a new one voids the old.")
+
+
+class Lease(Contract):
+    """A slot, and how to reach it."""
+
+    lease_id: Uuid = Field(description="The lease.")
+    base_url: str = Field(max_length=512, description="The engine.")
+    api_key: str | None = Field(max_length=256, description="The key of this launch.")
+    slot: int = Field(ge=0, le=1023, description="The slot's number.")
+
+
+class LeaseRenewal(LeaseRequest):
+    """A renewal says everything again, so that a restarted manager can re-create it."""
