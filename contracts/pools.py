@@ -104,32 +104,6 @@ class ReplicaView(Contract):
     kv_cache_usage: Ratio | None = Field(description="KV cache in use; null: not told.")
 
 
-class PoolView(Contract):
-    """One engine, one model, and its replicas."""
-
-    pool_id: PoolId = Field(description="The pool.")
-    engine: str = Field(max_length=64, description="The engine.")
-    model_id: str = Field(max_length=128, description="The model's id.")
-    model_ref: str = Field(max_length=4096, description="Where the model comes from.")
-    ctx: TokenCount = Field(description="Tokens of context a task may use.")
-    slots: int = Field(ge=1, le=1024, description="Slots per replica, as configured.")
-    draining: bool = Field(description="Admits no new lease.")
-    replicas: tuple[ReplicaView, ...] = Field(max_length=1000, description="Its replicas.")
-
-
-class Snapshot(Contract):
-    """Everything pool_managerd knows, at one version."""
-
-    version: int = Field(ge=0, description="Rises with every change; starts over with the daemon.")
-    instance_id: Uuid = Field(description="This start of pool_managerd.")
-    at_ms: UnixMilliseconds = Field(description="Unix ms.")
-    pools: tuple[PoolView, ...] = Field(max_length=1000, description="Every pool.")
-    devices: tuple[DeviceView, ...] = Field(max_length=64, description="Every card.")
-    devices_age_ms: int | None = Field(
-        ge=0, description="Age of the device figures, ms; null: no telemetry source."
-    )
-
-
 class PoolHealth(Contract):
     """Three questions: does it live, is it ready, does it progress."""
 
@@ -144,6 +118,29 @@ class PoolHealth(Contract):
     )
     last_error: LastError | None = Field(description="The newest failure of any replica.")
     replicas: tuple[ReplicaView, ...] = Field(max_length=1000, description="Its replicas.")
+
+
+class PoolView(PoolHealth):
+    """One engine, one model, its replicas, and their health."""
+
+    engine: str = Field(max_length=64, description="The engine.")
+    model_id: str = Field(max_length=128, description="The model's id.")
+    model_ref: str = Field(max_length=4096, description="Where the model comes from.")
+    ctx: TokenCount = Field(description="Tokens of context a task may use.")
+    slots: int = Field(ge=1, le=1024, description="Slots per replica, as configured.")
+
+
+class Snapshot(Contract):
+    """Everything pool_managerd knows, at one version."""
+
+    version: int = Field(ge=0, description="Rises with every change; starts over with the daemon.")
+    instance_id: Uuid = Field(description="This start of pool_managerd.")
+    at_ms: UnixMilliseconds = Field(description="Unix ms.")
+    pools: tuple[PoolView, ...] = Field(max_length=1000, description="Every pool.")
+    devices: tuple[DeviceView, ...] = Field(max_length=64, description="Every card.")
+    devices_age_ms: int | None = Field(
+        ge=0, description="Age of the device figures, ms; null: no telemetry source."
+    )
 
 
 class LeaseRequest(Contract):

@@ -1,0 +1,69 @@
+"""What orchestratord tells of itself and of the pools behind it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from contracts.model import Contract, TokenCount
+from contracts.pools import DeviceView, PoolView
+from contracts.tasks import Workload
+
+API_VERSION = "v1"
+
+
+class LimitsView(Contract):
+    """The bounds a client meets, from the configuration."""
+
+    body_bytes: int = Field(ge=0, description="Largest request body.")
+    body_timeout_ms: int = Field(ge=0, description="Time to send one, ms.")
+    connections: int = Field(ge=0, description="Requests open at once.")
+    streams: int = Field(ge=0, description="Event streams open at once.")
+    json_depth: int = Field(ge=0, description="Nesting of a JSON body.")
+    queue_capacity: int = Field(ge=0, description="Tasks waiting per pool.")
+    stream_retention_ms: int = Field(ge=0, description="A finished task can be read so long, ms.")
+
+
+class PoolCapabilities(Contract):
+    """What one pool can do, as its live replicas report it."""
+
+    pool_id: str = Field(max_length=64, description="The pool.")
+    engine: str = Field(max_length=64, description="The engine.")
+    engine_version: str | None = Field(max_length=256, description="null until one is ready.")
+    model_id: str = Field(max_length=128, description="The id to ask for.")
+    model_digest: str | None = Field(max_length=128, description="sha256 of the model file.")
+    ctx_max: TokenCount = Field(description="Prompt + output of one task, tokens.")
+    slots_total: int = Field(ge=0, description="Tasks the ready replicas serve at once.")
+    slots_free: int = Field(ge=0, description="Of these, free now.")
+    workloads: tuple[Workload, ...] = Field(description="Workloads served.")
+    features: tuple[str, ...] = Field(max_length=64, description="What else the engine can do.")
+
+
+class Capabilities(Contract):
+    """What may be asked of this orchestrator."""
+
+    api_version: Literal["v1"] = Field(description="The version of this API.")
+    version: str = Field(max_length=64, description="The version of the program.")
+    limits: LimitsView = Field(description="Bounds.")
+    engines: tuple[str, ...] = Field(max_length=64, description="Engines in use.")
+    pools: tuple[PoolCapabilities, ...] = Field(max_length=1000, description="Every pool.")
+
+
+class PoolStatus(PoolView):
+    """A pool as orchestratord sees it: pool_managerd's word and its own queue."""
+
+    queue_depth: int = Field(ge=0, description="Tasks waiting.")
+    running: int = Field(ge=0, description="Tasks running.")
+
+
+class PoolPage(Contract):
+    """Every pool, and the cards they run on."""
+
+    items: tuple[PoolStatus, ...] = Field(max_length=1000, description="The pools.")
+    devices: tuple[DeviceView, ...] = Field(max_length=64, description="The cards.")
+    devices_age_ms: int | None = Field(ge=0, description="Age of their figures, ms.")
+    pool_manager: Literal["connected", "away"] = Field(
+        description="away: the figures are the last ones known."
+    )
+    next_cursor: str | None = Field(max_length=256, description="Always null: all pools fit.")
