@@ -154,6 +154,7 @@ class Refusal(Exception):
     """Work that is refused or has failed, with the reason a client will read.
 
     Raised by any floor; rendered once, at the edge, as an `ErrorEnvelope`.
+    `headers` are sent with it.
     """
 
     def __init__(
@@ -175,6 +176,7 @@ class Refusal(Exception):
         self.pool_id = pool_id
         self.details = details
         self.policy_label = policy_label
+        self.headers: dict[str, str] = {}
 
     @property
     def retriable(self) -> bool:

@@ -1,0 +1,1 @@
+"""The daemon that owns tasks, the queue, placement and token streams."""

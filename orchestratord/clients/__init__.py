@@ -1,0 +1,1 @@
+"""How orchestratord reaches the other daemon."""

@@ -1,0 +1,148 @@
+"""The client of pool_managerd: leases, and the watch on its snapshots.
+
+pool_managerd may die and come back elsewhere at any time, so its address is
+read from the run file again at each connect and never kept longer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from pathlib import Path
+
+import aiohttp
+import anyio
+from pydantic import ValidationError
+
+from contracts.ids import new_uuid
+from contracts.pools import Lease, LeaseRequest, Snapshot
+from contracts.service.run_files import RunFile
+from contracts.service.settings import Secret
+from worker_adapters.sse import EventParser
+
+CALL_DEADLINE_S = 5.0
+WATCH_SILENCE_S = 30.0
+"""pool_managerd sends a comment more often than this; silence means it is gone."""
+RECONNECT_BASE_S = 0.05
+RECONNECT_CAP_S = 2.0
+LEASE_TTL_MS = 30_000
+SNAPSHOT_BYTES_MAX = 8_388_608
+
+
+class PoolManagerAway(Exception):
+    """pool_managerd cannot be reached or answered nonsense."""
+
+
+class LeaseRefused(Exception):
+    """The replica has no free slot, is not ready, or knows a newer attempt."""
+
+
+class PoolsClient:
+    """Calls to pool_managerd, as the holder of this start's leases."""
+
+    def __init__(self, state_dir: Path, token: Secret, session: aiohttp.ClientSession) -> None:
+        self.holder = new_uuid()
+        self._state_dir = state_dir
+        self._session = session
+        self._headers = {"Authorization": f"Bearer {token.reveal()}"}
+        self._url: str | None = None
+
+    async def snapshots(self) -> AsyncGenerator[Snapshot | None, None]:
+        """Every snapshot for ever; None each time the connection is lost or refused."""
+        delay = RECONNECT_BASE_S
+        while True:
+            try:
+                async with aclosing(self._watch()) as watch:
+                    async for snapshot in watch:
+                        delay = RECONNECT_BASE_S
+                        yield snapshot
+            except PoolManagerAway:
+                yield None
+            await anyio.sleep(delay)
+            delay = min(2 * delay, RECONNECT_CAP_S)
+
+    async def acquire(
+        self, replica_id: str, task_id: str, epoch: int, correlation_id: str
+    ) -> Lease:
+        """A slot of a replica; raises `LeaseRefused` or `PoolManagerAway`."""
+        body = self._lease_body(replica_id, task_id, epoch)
+        status, answer = await self._call("POST", "/v1/leases", body, correlation_id)
+        if status != 201:
+            raise LeaseRefused(f"{replica_id}: lease answered {status}")
+        try:
+            return Lease.model_validate_json(answer)
+        except ValidationError as error:
+            raise PoolManagerAway(f"a lease that cannot be read: {error.error_count()}") from error
+
+    async def renew(self, lease: Lease, replica_id: str, task_id: str, epoch: int) -> None:
+        """Keep a lease for another TTL; raises `LeaseRefused` or `PoolManagerAway`."""
+        body = self._lease_body(replica_id, task_id, epoch)
+        status, _ = await self._call("PUT", f"/v1/leases/{lease.lease_id}", body, new_uuid())
+        if status >= 300:
+            raise LeaseRefused(f"{replica_id}: renewal answered {status}")
+
+    async def release(self, lease: Lease, correlation_id: str) -> None:
+        """Give a slot back; raises `PoolManagerAway`, and then its TTL frees it."""
+        await self._call("DELETE", f"/v1/leases/{lease.lease_id}", None, correlation_id)
+
+    def _lease_body(self, replica_id: str, task_id: str, epoch: int) -> bytes:
+        request = LeaseRequest(
+            replica_id=replica_id,
+            task_id=task_id,
+            epoch=epoch,
+            ttl_ms=LEASE_TTL_MS,
+            holder=self.holder,
+        )
+        return request.model_dump_json().encode()
+
+    async def _call(
+        self, method: str, path: str, body: bytes | None, correlation_id: str
+    ) -> tuple[int, bytes]:
+        headers = self._headers | {"X-Correlation-Id": correlation_id}
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        try:
+            with anyio.fail_after(CALL_DEADLINE_S):
+                async with self._session.request(
+                    method, f"{self._address()}{path}", data=body, headers=headers
+                ) as response:
+                    return response.status, await response.content.read(65_536)
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            self._url = None
+            raise PoolManagerAway(f"{method} {path}: {error or 'timed out'}") from error
+
+    async def _watch(self) -> AsyncGenerator[Snapshot, None]:
+        self._url = None
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=WATCH_SILENCE_S)
+        try:
+            async with self._session.get(
+                f"{self._address()}/v1/watch", headers=self._headers, timeout=timeout
+            ) as response:
+                if response.status != 200:
+                    raise PoolManagerAway(f"GET /v1/watch answered {response.status}")
+                parser = EventParser(SNAPSHOT_BYTES_MAX)
+                async for chunk in response.content.iter_any():
+                    for data in parser.feed(chunk):
+                        yield Snapshot.model_validate_json(data)
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+            raise PoolManagerAway(f"GET /v1/watch: {error or 'timed out'}") from error
+
+    def _address(self) -> str:
+        if self._url is None:
+            run = RunFile.read(self._state_dir, "pool_managerd")
+            if run is None:
+                raise PoolManagerAway("pool_managerd has no run file; is it started?")
+            self._url = run.url
+        return self._url
+
+
+def new_session() -> aiohttp.ClientSession:
+    """A session for calls between the daemons: no proxy, no cookies, no redirects kept."""
+    return aiohttp.ClientSession(
+        trust_env=False,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        connector=aiohttp.TCPConnector(limit=64, keepalive_timeout=60),
+        timeout=aiohttp.ClientTimeout(total=None),
+        loop=asyncio.get_running_loop(),
+    )

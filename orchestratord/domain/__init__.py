@@ -1,0 +1,1 @@
+"""The decisions: synchronous, without clock, I/O or framework; time comes in as `now`."""

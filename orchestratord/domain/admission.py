@@ -1,0 +1,125 @@
+"""Whether a task may enter the queue of a pool, and of which pool.
+
+The checks run in the order a client is promised, and nothing is reserved by
+any of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from contracts.config import Pool
+from contracts.pools import PoolView, ReplicaState
+from contracts.tasks import TaskRequest, Workload
+from orchestratord.errors import (
+    ContextExceeded,
+    ModelUnknown,
+    NotServed,
+    PoolDraining,
+    PoolUnavailable,
+    PoolUnready,
+)
+
+_SERVED = frozenset({Workload.COMPLETION, Workload.CHAT})
+_COMING_UP = frozenset(
+    {
+        ReplicaState.PROVISIONING,
+        ReplicaState.STARTING,
+        ReplicaState.READY,
+        ReplicaState.BACKOFF,
+        ReplicaState.UNHEALTHY,
+        ReplicaState.STOPPING,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSpec:
+    """What the configuration says of a pool."""
+
+    pool_id: str
+    engine: str
+    model_id: str
+    model_ref: str
+    ctx: int
+
+    @classmethod
+    def of(cls, pool: Pool) -> PoolSpec:
+        """The part of a configured pool that admission needs."""
+        return cls(pool.id, pool.engine, pool.model.id, pool.model.ref, pool.ctx)
+
+
+def refuse_unserved(request: TaskRequest) -> None:
+    """Refuse fields that are valid but that nothing here would obey."""
+    if request.workload not in _SERVED:
+        raise NotServed("workload", f"{request.workload.value} needs an engine that embeds")
+    if request.session_id is not None:
+        raise NotServed("session_id", "sessions are not kept yet")
+    if request.determinism == "strict":
+        raise NotServed("determinism", "strict output is not proven yet")
+    if request.sampler_profile_version is not None:
+        raise NotServed("sampler_profile_version", "there are no sampler profiles yet")
+
+
+def choose_pool(
+    request: TaskRequest, specs: Sequence[PoolSpec], views: Mapping[str, PoolView]
+) -> PoolSpec:
+    """The pool for a request: it matches, it is admitting, and its context suffices.
+
+    Several pools may serve one model; the first that admits wins.  Raises the
+    refusal of the last pool tried when none does.
+    """
+    matching = [spec for spec in specs if _matches(spec, request)]
+    if not matching:
+        raise ModelUnknown(_asked(request), sorted({spec.model_id for spec in specs}))
+    refusal: Exception | None = None
+    for spec in matching:
+        try:
+            _refuse_closed(spec, views.get(spec.pool_id))
+            _refuse_too_long(spec, request)
+        except (PoolDraining, PoolUnavailable, PoolUnready, ContextExceeded) as error:
+            refusal = error
+        else:
+            return spec
+    assert refusal is not None
+    raise refusal
+
+
+def _matches(spec: PoolSpec, request: TaskRequest) -> bool:
+    return (
+        request.model in (None, spec.model_id)
+        and request.model_ref in (None, spec.model_ref)
+        and request.engine in (None, spec.engine)
+        and request.pool_id in (None, spec.pool_id)
+    )
+
+
+def _asked(request: TaskRequest) -> str:
+    named = {
+        "model": request.model,
+        "model_ref": request.model_ref,
+        "engine": request.engine,
+        "pool_id": request.pool_id,
+    }
+    return " with ".join(f"{key} {value}" for key, value in named.items() if value is not None)
+
+
+def _refuse_closed(spec: PoolSpec, view: PoolView | None) -> None:
+    """Queue while anything is on its way up; a pool manager that is away may come back."""
+    if view is None:
+        return
+    if view.draining:
+        raise PoolDraining(spec.pool_id)
+    if any(replica.state in _COMING_UP for replica in view.replicas):
+        return
+    if any(replica.state is ReplicaState.FAILED for replica in view.replicas):
+        why = view.last_error.message if view.last_error else None
+        raise PoolUnavailable(spec.pool_id, why)
+    raise PoolUnready(spec.pool_id)
+
+
+def _refuse_too_long(spec: PoolSpec, request: TaskRequest) -> None:
+    needed = max(request.ctx or 0, (request.max_tokens or 0) + 1)
+    if needed > spec.ctx:
+        raise ContextExceeded(spec.pool_id, needed, spec.ctx)

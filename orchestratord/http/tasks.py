@@ -1,0 +1,235 @@
+"""POST, GET, stream and cancel of tasks."""
+
+from __future__ import annotations
+
+import re
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from contracts.config import Config
+from contracts.errors import ErrorCode, Refusal
+from contracts.ids import UUID_PATTERN, is_uuid, new_uuid
+from contracts.service.drain import Drain
+from contracts.service.envelope import contract_response, correlation_id
+from contracts.service.json_body import read_contract
+from contracts.service.routes import EVENT_STREAM, ApiRoute, Operation, Parameter, Scope, Success
+from contracts.tasks import Admission, TaskPage, TaskRequest, TaskState, TaskView
+from orchestratord.errors import LogGone, TaskUnknown
+from orchestratord.http.sse import LogResponse, resume_point
+from orchestratord.http.task_view import stream_url, task_view
+from orchestratord.runtime.dispatcher import Accepted, Dispatcher
+from orchestratord.runtime.event_log import EventLog
+from orchestratord.runtime.log_shelf import LogShelf
+from orchestratord.stores.tasks import TaskStore
+
+PAGE_DEFAULT, PAGE_MAX = 50, 500
+_NUMBER = re.compile(r"[1-9][0-9]{0,14}")
+
+
+class TaskRoutes:
+    """The task API over one dispatcher."""
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        shelf: LogShelf,
+        store: TaskStore,
+        config: Config,
+        drain: Drain,
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._shelf = shelf
+        self._store = store
+        self._config = config
+        self._drain = drain
+
+    async def post(self, request: Request) -> Response:
+        """Accept a task: 202, or its stream at once where the client accepts one."""
+        body = await read_contract(request, TaskRequest, self._config.limits)
+        if body.task_id is None:
+            body = body.model_copy(update={"task_id": new_uuid()})
+        assert body.task_id is not None
+        headers = {"X-Task-Id": body.task_id}
+        try:
+            accepted = await self._dispatcher.submit(body, correlation_id(request))
+        except Refusal as refusal:
+            refusal.headers = headers
+            raise
+        log = self._shelf.get(accepted.task_id)
+        if EVENT_STREAM in request.headers.get("accept", "") and log is not None:
+            return self._follow(log, 0, headers)
+        if accepted.queue_position is not None:
+            headers["X-Queue-Position"] = str(accepted.queue_position)
+        return contract_response(_admission(accepted), 202, headers)
+
+    async def get(self, request: Request) -> Response:
+        """One task as of now."""
+        task_id = _task_id(request)
+        row = await self._store.get(task_id)
+        if row is None:
+            raise TaskUnknown(task_id)
+        return contract_response(task_view(row, self._dispatcher.position(task_id), with_text=True))
+
+    async def page(self, request: Request) -> Response:
+        """Tasks, newest first."""
+        query = request.query_params
+        limit = _number("limit", query.get("limit"), PAGE_MAX) or PAGE_DEFAULT
+        before = _number("cursor", query.get("cursor"), 10**15)
+        rows = await self._store.page(_state(query.get("state")), before, limit + 1)
+        views = [
+            task_view(row, self._dispatcher.position(row["task_id"]), with_text=False)
+            for row in rows[:limit]
+        ]
+        cursor = str(rows[limit - 1]["sequence"]) if len(rows) > limit else None
+        return contract_response(TaskPage(items=tuple(views), next_cursor=cursor))
+
+    async def stream(self, request: Request) -> Response:
+        """The events of a task, from the beginning or after Last-Event-ID."""
+        task_id = _task_id(request)
+        log = self._shelf.get(task_id)
+        if log is None:
+            known = await self._store.get(task_id)
+            raise LogGone(task_id) if known is not None else TaskUnknown(task_id)
+        return self._follow(log, resume_point(request, task_id, log), {"X-Task-Id": task_id})
+
+    async def cancel(self, request: Request) -> Response:
+        """End a task; after the 204 no token follows."""
+        await self._dispatcher.cancel(_task_id(request))
+        return Response(status_code=204)
+
+    def _follow(self, log: EventLog, after_id: int, headers: dict[str, str]) -> Response:
+        config = self._config
+        return LogResponse(log, after_id, self._drain, config.limits, config.streams, headers)
+
+    def routes(self) -> list[ApiRoute]:
+        """The routes and what they promise."""
+        return [
+            ApiRoute("POST", "/v1/tasks", self.post, scope=Scope.API, operation=_POST),
+            ApiRoute("GET", "/v1/tasks", self.page, scope=Scope.API, operation=_PAGE),
+            ApiRoute("GET", "/v1/tasks/{task_id}", self.get, scope=Scope.API, operation=_GET),
+            ApiRoute(
+                "GET", "/v1/tasks/{task_id}/stream", self.stream, scope=Scope.API, operation=_STREAM
+            ),
+            ApiRoute(
+                "POST",
+                "/v1/tasks/{task_id}/cancel",
+                self.cancel,
+                scope=Scope.API,
+                operation=_CANCEL,
+            ),
+        ]
+
+
+def _admission(accepted: Accepted) -> Admission:
+    return Admission(
+        task_id=accepted.task_id,
+        state=accepted.state,
+        queue_position=accepted.queue_position,
+        predicted_start_ms=None,
+        backoff_ms=0,
+        stream_url=stream_url(accepted.task_id),
+    )
+
+
+def _task_id(request: Request) -> str:
+    """The id in the path, lower case; what is no UUID is the id of no task."""
+    text: str = request.path_params["task_id"]
+    if not is_uuid(text):
+        raise Refusal(ErrorCode.NOT_FOUND, "a task id is a UUID; this is none")
+    return text.lower()
+
+
+def _number(name: str, text: str | None, most: int) -> int | None:
+    if text is None:
+        return None
+    if not _NUMBER.fullmatch(text) or int(text) > most:
+        raise _bad_query(name, f"must be a whole number from 1 to {most}")
+    return int(text)
+
+
+def _state(text: str | None) -> TaskState | None:
+    if text is None:
+        return None
+    try:
+        return TaskState(text)
+    except ValueError:
+        raise _bad_query("state", f"must be one of {', '.join(TaskState)}") from None
+
+
+def _bad_query(name: str, reason: str) -> Refusal:
+    return Refusal(ErrorCode.INVALID_PARAMS, f"{name}: {reason}", details={"field": name})
+
+
+_TASK_ID = Parameter("task_id", "The task.", {"type": "string", "pattern": UUID_PATTERN})
+_X_TASK_ID = Parameter("X-Task-Id", "The task.", {"type": "string", "pattern": UUID_PATTERN})
+_POST = Operation(
+    "postTask",
+    "Accept a task; with Accept: text/event-stream its stream is the answer.",
+    request=TaskRequest,
+    response=Admission,
+    status=202,
+    admits_work=True,
+    errors=(
+        ErrorCode.MODEL_UNKNOWN,
+        ErrorCode.CONTEXT_EXCEEDED,
+        ErrorCode.CONFLICT,
+        ErrorCode.QUEUE_FULL,
+        ErrorCode.POOL_UNREADY,
+        ErrorCode.POOL_UNAVAILABLE,
+        ErrorCode.POOL_DRAINING,
+        ErrorCode.STORAGE_BUSY,
+        ErrorCode.STORAGE_FULL,
+        ErrorCode.SHUTTING_DOWN,
+    ),
+    headers=(
+        _X_TASK_ID,
+        Parameter("X-Queue-Position", "Tasks ahead.", {"type": "integer", "minimum": 0}),
+    ),
+    also=(Success(200, media_type=EVENT_STREAM, description="The stream of the task."),),
+)
+_PAGE = Operation(
+    "listTasks",
+    "Tasks, newest first.",
+    response=TaskPage,
+    query=(
+        Parameter("state", "Only this state.", {"type": "string", "enum": list(TaskState)}),
+        Parameter(
+            "limit",
+            f"At most so many; {PAGE_DEFAULT} where absent.",
+            {"type": "integer", "minimum": 1, "maximum": PAGE_MAX},
+        ),
+        Parameter(
+            "cursor",
+            "`next_cursor` of the page before.",
+            {"type": "string", "pattern": "^[1-9][0-9]{0,14}$"},
+        ),
+    ),
+)
+_GET = Operation(
+    "getTask",
+    "One task as of now.",
+    response=TaskView,
+    errors=(ErrorCode.NOT_FOUND,),
+    path=(_TASK_ID,),
+)
+_STREAM = Operation(
+    "streamTask",
+    "The events of a task.",
+    media_type=EVENT_STREAM,
+    errors=(ErrorCode.NOT_FOUND, ErrorCode.GONE),
+    path=(_TASK_ID,),
+    request_headers=(
+        Parameter(
+            "Last-Event-ID", "Resume after this event.", {"type": "string", "pattern": "^[0-9]+$"}
+        ),
+    ),
+    headers=(_X_TASK_ID,),
+)
+_CANCEL = Operation(
+    "cancelTask",
+    "End a task, queued, running or finished.",
+    status=204,
+    errors=(ErrorCode.NOT_FOUND,),
+    path=(_TASK_ID,),
+)

@@ -1,0 +1,1 @@
+"""The shell around the decisions: the dispatcher acts, the logs remember."""

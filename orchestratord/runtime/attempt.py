@@ -1,0 +1,267 @@
+"""One attempt of one task: lease, stream, and what came of it.
+
+An attempt owns its cancel scope.  Whoever wants it to stop calls `abort` with
+the ending it shall have; the first such call wins, the scope is canceled, the
+connection to the engine closes with the scope, and that is what makes the
+engine stop.  From that moment no token is appended, because the loop that
+appends them is the thing that was canceled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+
+import anyio
+import anyio.lowlevel
+import structlog
+
+from contracts.config import Timeouts
+from contracts.errors import ErrorCode
+from contracts.events import StartedEvent
+from contracts.pools import Lease, ReplicaView
+from contracts.tasks import TaskRequest
+from orchestratord.clients.pools import LEASE_TTL_MS, LeaseRefused, PoolManagerAway, PoolsClient
+from orchestratord.clock import Clock
+from orchestratord.domain.admission import PoolSpec
+from orchestratord.errors import StorageBusy, StorageFull
+from orchestratord.runtime.ending import Ending, Failed, Rerun, Succeeded
+from orchestratord.runtime.event_log import EventLog
+from orchestratord.stores.tasks import NewTask, StartedAttempt, TaskStore
+from worker_adapters.base import Finished, GenerationRequest
+from worker_adapters.errors import EngineBusy, EngineError, EngineLost, EngineUnreachable
+from worker_adapters.registry import Engine
+from worker_adapters.transport import EngineTransport
+
+log = structlog.get_logger()
+
+YIELD_EVERY_TOKENS = 64
+"""An engine that floods must not keep the loop to itself."""
+EVENT_ID_SLACK = 1_024
+"""Event ids beyond the tokens that an attempt may use, reserved for a restart."""
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptTools:
+    """What an attempt works with; one set for the daemon."""
+
+    pools: PoolsClient
+    engines: Mapping[str, Engine]
+    transport: EngineTransport
+    store: TaskStore
+    clock: Clock
+    timeouts: Timeouts
+
+
+class Attempt:
+    """Epoch `number` of a task on one replica; times are monotonic seconds."""
+
+    def __init__(
+        self,
+        tools: AttemptTools,
+        task: NewTask,
+        log: EventLog,
+        spec: PoolSpec,
+        replica: ReplicaView,
+        number: int,
+    ) -> None:
+        self.replica = replica
+        self.number = number
+        self.readable = False
+        self.tokens_out = 0
+        self.over = anyio.Event()
+        self.began_at = tools.clock.now()
+        self.started = False
+        self.started_at: float | None = None
+        self.first_token_at: float | None = None
+        self.last_token_at: float | None = None
+        self._tools = tools
+        self._task = task
+        self._log = log
+        self._spec = spec
+        self._text: list[str] = []
+        self._scope = anyio.CancelScope()
+        self._aborted: Ending | None = None
+        self._lease: Lease | None = None
+        self._renewed_at = self.began_at
+
+    @property
+    def text(self) -> str:
+        """Everything generated so far."""
+        return "".join(self._text)
+
+    def abort(self, ending: Ending) -> None:
+        """Stop now, with this ending; later calls change nothing."""
+        if self._aborted is None:
+            self._aborted = ending
+            self._scope.cancel()
+
+    async def run(self) -> Ending:
+        """Run to the end; raises nothing but what is a bug here."""
+        ending: Ending | None = None
+        with self._scope:
+            try:
+                ending = await self._run()
+            except (LeaseRefused, PoolManagerAway, StorageBusy, StorageFull) as error:
+                ending = Rerun(str(error))
+            except EngineError as error:
+                ending = self._after(error)
+        ending = ending or self._aborted
+        assert ending is not None
+        return ending
+
+    async def release(self) -> None:
+        """Give the slot back; where the manager is away, the lease's TTL does."""
+        if self._lease is None:
+            return
+        with contextlib.suppress(PoolManagerAway), anyio.CancelScope(shield=True):
+            await self._tools.pools.release(self._lease, self._task.correlation_id)
+
+    def renewal_due(self, now: float) -> bool:
+        """Whether a third of the lease's TTL has passed; asking starts the next third."""
+        due = self._lease is not None and now - self._renewed_at >= LEASE_TTL_MS / 3000
+        if due:
+            self._renewed_at = now
+        return due
+
+    async def renew(self) -> None:
+        """Keep the slot for another TTL; a lease that is lost ends the attempt."""
+        assert self._lease is not None
+        try:
+            await self._tools.pools.renew(
+                self._lease, self.replica.replica_id, self._task.task_id, self.number
+            )
+        except PoolManagerAway:
+            log.info("lease_renewal_deferred", task_id=self._task.task_id)
+        except LeaseRefused as error:
+            self.abort(self._reset(f"the lease was lost: {error}"))
+
+    def overdue(self, now: float) -> Failed | None:
+        """Which clock has run out: prefill and decode have one each."""
+        timeouts = self._tools.timeouts
+        if self.last_token_at is None:
+            waited = now - (self.started_at or self.began_at)
+            if waited > timeouts.first_token_ms / 1000:
+                return Failed(
+                    ErrorCode.DECODE_TIMEOUT,
+                    f"no first token within {timeouts.first_token_ms} ms",
+                )
+        elif now - self.last_token_at > timeouts.idle_token_ms / 1000:
+            return Failed(ErrorCode.DECODE_TIMEOUT, f"no token for {timeouts.idle_token_ms} ms")
+        return None
+
+    async def _run(self) -> Ending:
+        tools, task = self._tools, self._task
+        self._lease = await tools.pools.acquire(
+            self.replica.replica_id, task.task_id, self.number, task.correlation_id
+        )
+        self._renewed_at = tools.clock.now()
+        await self._start()
+        client = tools.engines[self._spec.engine].client(
+            tools.transport, self._lease.base_url, self._lease.api_key
+        )
+        request = generation_request(task.request, task, self._lease.slot)
+        async with aclosing(client.stream(request)) as events:
+            async for event in events:
+                if isinstance(event, Finished):
+                    return Succeeded(event.finish_reason, event.tokens_in, event.tokens_out)
+                if self.tokens_out >= request.max_tokens:
+                    return Failed(
+                        ErrorCode.UPSTREAM_PROTOCOL,
+                        f"the engine went on past max_tokens ({request.max_tokens})",
+                    )
+                await self._token(event.text)
+        raise AssertionError("an engine stream ends with Finished or raises")
+
+    async def _start(self) -> None:
+        """Commit the attempt, then let readers know of it."""
+        tools, task = self._tools, self._task
+        self.started_at = tools.clock.now()
+        await tools.store.start(
+            StartedAttempt(
+                task_id=task.task_id,
+                attempt=self.number,
+                replica_id=self.replica.replica_id,
+                engine=self._spec.engine,
+                engine_version=self.replica.engine_version,
+                model_digest=self.replica.model_digest,
+                started_ms=tools.clock.unix_ms(),
+                last_event_id=self._log.last_id + 1,
+            )
+        )
+        self.started = True
+        await anyio.lowlevel.checkpoint_if_cancelled()
+        self._log.append(
+            "started",
+            StartedEvent(
+                queue_position=0,
+                predicted_start_ms=None,
+                attempt=self.number,
+                pool_id=self._spec.pool_id,
+                replica_id=self.replica.replica_id,
+                engine=self._spec.engine,
+                engine_version=self.replica.engine_version,
+                model_digest=self.replica.model_digest,
+                seed=task.seed,
+            ),
+        )
+
+    async def _token(self, text: str) -> None:
+        now = self._tools.clock.now()
+        if not self.readable:
+            self.first_token_at = now
+            await self._make_readable()
+        self.last_token_at = now
+        self._text.append(text)
+        self.tokens_out += 1
+        self._log.append_token(text)
+        if self.tokens_out % YIELD_EVERY_TOKENS == 0:
+            await anyio.lowlevel.checkpoint()
+
+    async def _make_readable(self) -> None:
+        """The point of no return: after this commit the task never runs again.
+
+        The commit cannot be canceled, so an abort that came meanwhile is
+        honoured right after it, before the token can be seen.
+        """
+        reserved = self._log.last_id + (self._task.request.max_tokens or 0) + EVENT_ID_SLACK
+        self.readable = True
+        try:
+            await self._tools.store.mark_readable(self._task.task_id, self.number, reserved)
+        except (StorageBusy, StorageFull):
+            self.readable = False
+            raise
+        await anyio.lowlevel.checkpoint_if_cancelled()
+
+    def _after(self, error: EngineError) -> Ending:
+        """What an engine's failure means for the task."""
+        if isinstance(error, EngineUnreachable | EngineBusy) and not self.readable:
+            return Rerun(str(error))
+        if isinstance(error, EngineLost):
+            return self._reset(str(error))
+        return Failed(error.code, str(error))
+
+    def _reset(self, why: str) -> Ending:
+        if self.readable:
+            return Failed(ErrorCode.WORKER_RESET, f"{why}; part of the answer was already sent")
+        return Rerun(why, reset=True)
+
+
+def generation_request(request: TaskRequest, task: NewTask, slot: int) -> GenerationRequest:
+    """The task in the engine's terms: every field chosen here, none passed through."""
+    assert request.max_tokens is not None
+    return GenerationRequest(
+        prompt=request.prompt,
+        messages=request.messages,
+        max_tokens=request.max_tokens,
+        seed=task.seed,
+        temperature=request.temperature,
+        top_p=request.top_p,
+        top_k=request.top_k,
+        stop=request.stop or (),
+        cache_prompt=request.kv_hint != "cold",
+        slot=slot,
+        correlation_id=task.correlation_id,
+    )

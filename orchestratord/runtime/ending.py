@@ -1,0 +1,46 @@
+"""How an attempt can end, as values the dispatcher acts on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from contracts.errors import ErrorCode
+
+
+@dataclass(frozen=True, slots=True)
+class Succeeded:
+    """The engine finished by itself or at a limit."""
+
+    finish_reason: str
+    tokens_in: int
+    tokens_out: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The task is over, and why."""
+
+    code: ErrorCode
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Canceled:
+    """A client asked for it."""
+
+    message: str = "canceled by the client"
+
+
+@dataclass(frozen=True, slots=True)
+class Rerun:
+    """Nobody read a token: the task goes back in line.
+
+    `reset` says that a replica died with the task in its hands, which counts
+    towards the number of times a task may do that.
+    """
+
+    why: str
+    reset: bool = False
+
+
+Ending = Succeeded | Failed | Canceled | Rerun

@@ -1,0 +1,142 @@
+"""The event stream of one task, kept once for all its readers.
+
+The engine appends, readers follow from any id.  A frame is encoded once, when
+it is appended, and every reader is sent the same bytes; that is what lets a
+slow or a second reader cost nothing on the token path.  The log is bounded in
+bytes: past the bound the oldest frames go, and a reader that still needs them
+is told that they are gone.
+
+After the terminal event the log is sealed: `append` refuses, so that no token
+can follow a cancel that was answered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import anyio
+import anyio.lowlevel
+import msgspec
+
+from contracts.events import TERMINAL_EVENTS, EventName
+from contracts.model import Contract
+
+_encode_text = msgspec.json.Encoder().encode
+_BATCH_BYTES = 65_536
+
+
+class LogSealed(Exception):
+    """The log has its terminal event; nothing may follow."""
+
+
+def encode_frame(name: EventName, data: bytes, event_id: int | None) -> bytes:
+    """One SSE event; without an id where it is no part of the log (WHATWG HTML 9.2)."""
+    head = b"" if event_id is None else b"id: %d\n" % event_id
+    return b"%bevent: %b\ndata: %b\n\n" % (head, name.encode(), data)
+
+
+class EventLog:
+    """An append-only log of encoded frames with ids from `first_id`."""
+
+    def __init__(self, max_bytes: int, first_id: int = 1) -> None:
+        self._frames: list[bytes] = []
+        self._first_id = first_id
+        self._max_bytes = max_bytes
+        self._dropped_through = 0
+        self._wake: anyio.Event | None = None
+        self._farewell: bytes | None = None
+        self._tokens = 0
+        self.bytes = 0
+        self.sealed = False
+
+    @property
+    def last_id(self) -> int:
+        """The id of the newest event; one less than the first when there is none."""
+        return self._first_id + len(self._frames) - 1
+
+    def keeps_all_after(self, event_id: int) -> bool:
+        """Whether a reader that has seen `event_id` would miss nothing."""
+        return event_id >= self._dropped_through
+
+    def append(self, name: EventName, event: Contract) -> int:
+        """Add an event and wake the readers; returns its id.  Raises `LogSealed`."""
+        data = event.model_dump_json().encode()
+        event_id = self.last_id + 1
+        self._push(encode_frame(name, data, event_id))
+        if name in TERMINAL_EVENTS:
+            self.sealed = True
+        return event_id
+
+    def append_token(self, text: str) -> None:
+        """Add a `token` event: the hot path, so no contract object is made."""
+        self._push(
+            b'id: %d\nevent: token\ndata: {"t":%b,"i":%d}\n\n'
+            % (self.last_id + 1, _encode_text(text), self._tokens)
+        )
+        self._tokens += 1
+
+    def dismiss(self, farewell: bytes) -> None:
+        """Send every reader a last frame that is no part of the log, and end them."""
+        if not self.sealed:
+            self._farewell = farewell
+            self._notify()
+
+    async def follow(self, after_id: int) -> AsyncIterator[bytes]:
+        """Frames after `after_id`, several joined where a reader lags, to the terminal one.
+
+        Ends without a terminal frame when frames it needs were dropped
+        meanwhile; the reader resumes, and is then told that they are gone.
+        """
+        position = max(after_id, self._first_id - 1)
+        while True:
+            while position < self.last_id:
+                if position < self._dropped_through:
+                    return
+                batch, position = self._batch(position)
+                yield batch
+                # A replay waits for nothing but `send`, which may never
+                # suspend: without this the loop would serve no one else, and a
+                # client that left would not be noticed.
+                await anyio.lowlevel.checkpoint()
+            if self.sealed:
+                return
+            if self._farewell is not None:
+                yield self._farewell
+                return
+            if self._wake is None:
+                self._wake = anyio.Event()
+            await self._wake.wait()
+
+    def _batch(self, after_id: int) -> tuple[bytes, int]:
+        start = after_id + 1 - self._first_id
+        if start == len(self._frames) - 1:
+            return self._frames[start], after_id + 1
+        frames, size = [], 0
+        for index in range(start, len(self._frames)):
+            frames.append(self._frames[index])
+            size += len(frames[-1])
+            if size >= _BATCH_BYTES:
+                break
+        return b"".join(frames), after_id + len(frames)
+
+    def _push(self, frame: bytes) -> None:
+        if self.sealed:
+            raise LogSealed
+        self._frames.append(frame)
+        self.bytes += len(frame)
+        if self.bytes > self._max_bytes:
+            self._drop_oldest()
+        self._notify()
+
+    def _drop_oldest(self) -> None:
+        """Drop an eighth at a time, so that a full log does not pay for each append."""
+        count = max(1, len(self._frames) // 8)
+        self.bytes -= sum(map(len, self._frames[:count]))
+        del self._frames[:count]
+        self._first_id += count
+        self._dropped_through = self._first_id - 1
+
+    def _notify(self) -> None:
+        if self._wake is not None:
+            self._wake.set()
+            self._wake = None

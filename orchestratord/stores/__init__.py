@@ -1,0 +1,1 @@
+"""What survives a crash: one SQLite database, one writing connection."""
