@@ -1,49 +1,90 @@
-"""An event log as an HTTP answer."""
+"""An event log as an HTTP answer.
+
+sse-starlette would do this at twice the cost: it takes a lock and opens a
+cancel scope for every event and keeps four tasks a stream.  Here the deadline on
+a reader that stalls is the connection's (`contracts.service.http1`), so that an
+event costs one `send`.
+"""
 
 from __future__ import annotations
 
 import re
 
-from sse_starlette import EventSourceResponse, ServerSentEvent
+import anyio
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from contracts.config import Limits, Streams
+from contracts.config import Streams
 from contracts.service.drain import Drain
+from contracts.service.routes import EVENT_STREAM
 from orchestratord.errors import LogGone, ResumeInvalid
 from orchestratord.runtime.event_log import EventLog
 
 _EVENT_ID = re.compile(r"[0-9]{1,15}")
+_COMMENT = b": keep-alive\n\n"
 
 
-class LogResponse(EventSourceResponse):
-    """Follows a log from `after_id`; comments keep it alive, a reader that stalls is cut.
+class LogResponse(Response):
+    """Follows a log from `after_id` to its end, or until the reader leaves.
 
     The stream is counted around the whole answer and not in its generator,
     which never runs when a client leaves before the body begins.
     """
 
-    def __init__(
-        self,
-        log: EventLog,
-        after_id: int,
-        drain: Drain,
-        limits: Limits,
-        streams: Streams,
-        headers: dict[str, str],
-    ) -> None:
-        super().__init__(
-            log.follow(after_id),
-            headers=headers,
-            ping=streams.keepalive_ms / 1000,
-            ping_message_factory=lambda: ServerSentEvent(comment="keep-alive"),
-            send_timeout=limits.send_timeout_ms / 1000,
-        )
-        self._drain = drain
+    media_type = EVENT_STREAM
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(
+        self, log: EventLog, after_id: int, drain: Drain, streams: Streams, headers: dict[str, str]
+    ) -> None:
+        super().__init__(headers={"Cache-Control": "no-store", **headers})
+        del self.headers["content-length"]
+        self._log = log
+        self._after_id = after_id
+        self._drain = drain
+        self._keepalive_s = streams.keepalive_ms / 1000
+        self._quiet = True
+
+    async def __call__(
+        self,
+        scope: Scope,  # noqa: ARG002 - ASGI's signature
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        """Send the log; raises `Refusal` before the headers where too many streams are open."""
         with self._drain.stream():
-            await super().__call__(scope, receive, send)
+            await send(
+                {
+                    "type": "http.response.start",
+                    "status": self.status_code,
+                    "headers": self.raw_headers,
+                }
+            )
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._end_when_gone, receive, group.cancel_scope)
+                group.start_soon(self._keep_alive, send)
+                await self._send_frames(send)
+                group.cancel_scope.cancel()
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _send_frames(self, send: Send) -> None:
+        async for frames in self._log.follow(self._after_id):
+            self._quiet = False
+            await send({"type": "http.response.body", "body": frames, "more_body": True})
+
+    async def _keep_alive(self, send: Send) -> None:
+        """A comment after each interval in which nothing was said."""
+        while True:
+            self._quiet = True
+            await anyio.sleep(self._keepalive_s)
+            if self._quiet:
+                await send({"type": "http.response.body", "body": _COMMENT, "more_body": True})
+
+    async def _end_when_gone(self, receive: Receive, stream: anyio.CancelScope) -> None:
+        """A reader that left never cancels its task; it only stops being sent to."""
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        stream.cancel()
 
 
 def resume_point(request: Request, task_id: str, log: EventLog) -> int:

@@ -99,8 +99,7 @@ class TaskRoutes:
         return Response(status_code=204)
 
     def _follow(self, log: EventLog, after_id: int, headers: dict[str, str]) -> Response:
-        config = self._config
-        return LogResponse(log, after_id, self._drain, config.limits, config.streams, headers)
+        return LogResponse(log, after_id, self._drain, self._config.streams, headers)
 
     def routes(self) -> list[ApiRoute]:
         """The routes and what they promise."""

@@ -12,6 +12,7 @@ can follow a cancel that was answered.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import anyio
@@ -43,7 +44,7 @@ class EventLog:
         self._first_id = first_id
         self._max_bytes = max_bytes
         self._dropped_through = 0
-        self._wake: anyio.Event | None = None
+        self._wake: asyncio.Event | None = None
         self._farewell: bytes | None = None
         self._tokens = 0
         self.bytes = 0
@@ -104,7 +105,7 @@ class EventLog:
                 yield self._farewell
                 return
             if self._wake is None:
-                self._wake = anyio.Event()
+                self._wake = asyncio.Event()
             await self._wake.wait()
 
     def _batch(self, after_id: int) -> tuple[bytes, int]:

@@ -1,0 +1,1 @@
+"""Everything that tries the product from outside; nothing imports it but tests."""

@@ -1,0 +1,1 @@
+"""Engines that are real processes and no models: they pace, and misbehave by name."""
