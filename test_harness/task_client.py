@@ -47,7 +47,10 @@ class TaskClient:
     def post(self, **fields: Any) -> httpx2.Response:
         """POST a completion; the defaults suit the tiny models."""
         body = {"model": "tiny", "prompt": "The river", "max_tokens": 16, "seed": 1} | fields
-        body = {name: value for name, value in body.items() if value is not None}
+        return self.raw_post({name: value for name, value in body.items() if value is not None})
+
+    def raw_post(self, body: dict[str, Any]) -> httpx2.Response:
+        """POST exactly this body."""
         return self._http.post("/v1/tasks", json=body)
 
     def accept(self, **fields: Any) -> str:

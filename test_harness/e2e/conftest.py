@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from test_harness.stack import running_stack
+from test_harness.task_client import TaskClient
 from worker_adapters.tiny_gguf import write_model
 
 PoolFactory = Callable[..., dict[str, Any]]
@@ -39,3 +41,10 @@ def embedded_pool(models: Path) -> PoolFactory:
         } | keys
 
     return make
+
+
+@pytest.fixture(scope="session")
+def stack_without_pools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TaskClient]:
+    """A client of daemons that serve nothing: enough for what is refused at the door."""
+    with running_stack(tmp_path_factory.mktemp("bare"), []) as stack, TaskClient(stack) as client:
+        yield client
