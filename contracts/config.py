@@ -7,6 +7,7 @@ silently ignored is worse than an error.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -191,6 +192,12 @@ class Binary(Section):
     path: PathText = Field(description="A name on PATH, or a path.")
 
 
+COMMAND_PLACEHOLDERS = frozenset(
+    {"host", "port", "model", "ctx", "ctx_total", "slots", "api_key", "devices"}
+)
+COMMAND_PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
+
+
 class Command(Section):
     """Any argv that serves the engine's dialect."""
 
@@ -200,6 +207,17 @@ class Command(Section):
         max_length=256,
         description="argv; {host} {port} {model} {ctx} {ctx_total} {slots} {api_key} {devices}.",
     )
+
+    @model_validator(mode="after")
+    def _placeholders_are_known(self) -> Self:
+        used = [name for part in self.command for name in COMMAND_PLACEHOLDER.findall(part)]
+        for name in used:
+            if name not in COMMAND_PLACEHOLDERS:
+                known = " ".join(f"{{{known}}}" for known in sorted(COMMAND_PLACEHOLDERS))
+                raise ValueError(f"unknown placeholder {{{name}}}; known: {known}")
+        if "port" not in used:
+            raise ValueError("the command must take its port from {port}")
+        return self
 
 
 class External(Section):
@@ -320,7 +338,7 @@ class Config(Section):
     )
     orchestratord: Listen = Field(default=Listen(port=8700), description="The task API.")
     pool_managerd: Listen = Field(default=Listen(port=8701), description="The supervisor's API.")
-    auth: Auth = Field(default=Auth(), description="Who may call.")
+    auth: Auth = Field(default=Auth(), description="Tokens, host names, TLS.")
     queue: Queue = Field(default=Queue(), description="Admission.")
     limits: Limits = Field(default=Limits(), description="Bounds.")
     sessions: Sessions = Field(default=Sessions(), description="Session defaults.")

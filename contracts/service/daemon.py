@@ -1,0 +1,243 @@
+"""The life of a daemon: start, serve, drain, stop, and what its exit code says.
+
+    0   stopped cleanly                 75  its lock or port is taken
+    70  its state is damaged            78  its configuration is wrong
+    1   anything else
+
+The root task group lives outside the ASGI application, and the server is a child
+task of it: a crash of a background task ends the process, which is safe because
+starting is recovering, where a server over a dead engine room would go on saying
+200.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import signal
+import socket
+import ssl
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NoReturn
+
+import anyio
+import structlog
+from anyio.abc import TaskStatus
+from starlette.types import ASGIApp
+
+from contracts.config import Listen
+from contracts.service.config_source import ConfigError
+from contracts.service.drain import Drain
+from contracts.service.logs import configure_logs
+from contracts.service.run_files import AlreadyRunning, RunFile, daemon_lock
+from contracts.service.serve import PortBusy, listen, serve, tls_context
+from contracts.service.settings import Settings, load_settings
+
+log = structlog.get_logger()
+
+DaemonName = Literal["orchestratord", "pool_managerd"]
+
+EXIT_CLEAN = 0
+EXIT_OTHER = 1
+EXIT_STATE_DAMAGED = 70
+EXIT_BUSY = 75
+EXIT_BAD_CONFIG = 78
+
+HARD_STOP_MARGIN_SECONDS = 5.0
+OPEN_FILES_BESIDE_SOCKETS = 1024
+
+
+class StateDamaged(Exception):
+    """The stored state cannot be used as it is; names the file; exit 70."""
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What a daemon serves, and how it stops.
+
+    `stop` is called once, after `Drain.begin`, while HTTP is still answered: it
+    finishes or cuts the work and lets every open stream end.
+    """
+
+    app: ASGIApp
+    stop: Callable[[], Awaitable[None]]
+
+
+OpenService = Callable[[Settings, Drain], AbstractAsyncContextManager[Service]]
+"""Opens stores and background tasks around a `Service`; a crash of one leaves the block."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Listener:
+    socket: socket.socket
+    tls: ssl.SSLContext | None
+
+
+def run_daemon(
+    name: DaemonName, open_service: OpenService, argv: Sequence[str] | None = None
+) -> int:
+    """Run a daemon to its end; returns its exit code, and says why on stderr."""
+    arguments = _arguments(name, argv)
+    try:
+        settings = load_settings(arguments.config, test_mode=arguments.test_mode)
+        configure_logs(settings.config.observability.log_level, name)
+        _raise_open_files(settings)
+        tls = tls_context(settings.config.auth.tls)
+        with daemon_lock(settings.state_dir, name):
+            RunFile.remove(settings.state_dir, name)  # of a predecessor that was killed
+            with listen(_where(name, settings), name) as listener:
+                return _run(name, settings, _Listener(listener, tls), open_service)
+    except ConfigError as error:
+        return _ended(name, EXIT_BAD_CONFIG, str(error))
+    except (AlreadyRunning, PortBusy) as error:
+        return _ended(name, EXIT_BUSY, str(error))
+    except StateDamaged as error:
+        return _ended(name, EXIT_STATE_DAMAGED, str(error))
+    except KeyboardInterrupt:
+        return _ended(name, EXIT_OTHER, "interrupted while starting")
+    # The last boundary of the process: a person reads one line, the log the rest.
+    except Exception as error:
+        log.exception("daemon.crashed")
+        return _ended(name, EXIT_OTHER, f"stopped by an internal error: {_innermost(error)!r}")
+
+
+def _run(
+    name: DaemonName, settings: Settings, listener: _Listener, open_service: OpenService
+) -> int:
+    try:
+        clean = anyio.run(
+            _live,
+            name,
+            settings,
+            listener,
+            open_service,
+            backend="asyncio",
+            backend_options={"use_uvloop": True},
+        )
+    except BaseExceptionGroup as group:
+        _raise_known(group)
+    if clean:
+        log.info("daemon.stopped")
+        return EXIT_CLEAN
+    return _ended(name, EXIT_OTHER, "stopping took too long and was cut short; see the log")
+
+
+async def _live(
+    name: DaemonName, settings: Settings, listener: _Listener, open_service: OpenService
+) -> bool:
+    """Serve until a signal; True where the stop finished within its deadline."""
+    drain = Drain(settings.config.limits.streams)
+    clean = True
+    async with anyio.create_task_group() as root:
+        await root.start(_watch_signals, drain)
+        async with open_service(settings, drain) as service:
+            clean = await _serve_until_drained(name, settings, listener, service, drain)
+        root.cancel_scope.cancel()
+    return clean
+
+
+async def _serve_until_drained(
+    name: DaemonName,
+    settings: Settings,
+    listener: _Listener,
+    service: Service,
+    drain: Drain,
+) -> bool:
+    config = settings.config
+    closing = anyio.Event()
+    url = _url(_where(name, settings), listener)
+    async with anyio.create_task_group() as server:
+
+        async def serve_in_child(*, task_status: TaskStatus[None]) -> None:
+            await serve(
+                service.app,
+                listener.socket,
+                config.limits,
+                closing.wait,
+                tls=listener.tls,
+                task_status=task_status,
+            )
+
+        await server.start(serve_in_child)
+        RunFile.write(settings.state_dir, name, url)
+        log.info("daemon.serving", url=url, config=str(settings.config_path))
+        try:
+            await drain.wait_begun()
+            hard = config.timeouts.drain_ms / 1000 + HARD_STOP_MARGIN_SECONDS
+            with anyio.move_on_after(hard) as deadline:
+                await service.stop()
+                await drain.wait_idle()
+        finally:
+            RunFile.remove(settings.state_dir, name)
+        closing.set()
+    if deadline.cancelled_caught:
+        log.error("daemon.stop_overran", seconds=hard, streams_open=drain.streams_open)
+    return not deadline.cancelled_caught
+
+
+async def _watch_signals(
+    drain: Drain, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+) -> None:
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        task_status.started()
+        async for number in signals:
+            if number == signal.SIGHUP:
+                log.warning("daemon.reload_not_served", remedy="restart to read the config again")
+            else:
+                log.info("daemon.stopping", signal=signal.Signals(number).name)
+                drain.begin()
+
+
+def _arguments(name: str, argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog=name, description=f"Run {name} in the foreground.")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="the configuration (YAML)")
+    parser.add_argument(
+        "--test-mode", action="store_true", help="honour LLORCH_FAILPOINTS; for tests only"
+    )
+    return parser.parse_args(argv)
+
+
+def _where(name: DaemonName, settings: Settings) -> Listen:
+    config = settings.config
+    return config.orchestratord if name == "orchestratord" else config.pool_managerd
+
+
+def _url(where: Listen, listener: _Listener) -> str:
+    """How a process on this machine reaches the listener."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(where.host, where.host)  # noqa: S104
+    if ":" in host and not host.startswith("["):
+        host = f"[{host}]"
+    return f"{'https' if listener.tls else 'http'}://{host}:{listener.socket.getsockname()[1]}"
+
+
+def _raise_open_files(settings: Settings) -> None:
+    """Many desktops allow 1,024 open files, fewer than the sockets we promise."""
+    wanted = settings.config.limits.connections + OPEN_FILES_BESIDE_SOCKETS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _raise_known(group: BaseExceptionGroup[BaseException]) -> NoReturn:
+    """Raise the one exception that has an exit code, else the group itself."""
+    known = group.subgroup((ConfigError, AlreadyRunning, PortBusy, StateDamaged))
+    if known is not None:
+        raise _innermost(known) from group
+    raise group
+
+
+def _innermost(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def _ended(name: str, code: int, reason: str) -> int:
+    sys.stderr.write(f"{name}: {' '.join(reason.split())}\n")
+    return code
