@@ -1,0 +1,163 @@
+"""What every engine adapter provides: a launcher and a client.
+
+A launcher is pure: it turns a `LaunchSpec` into argv and environment and never
+starts anything.  A client speaks to one running engine and owns no process.
+Cancelling is the caller's scope: closing a stream closes its connection, which
+is what engines watch for.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from contracts.pools import FailureReason
+from contracts.tasks import Message
+
+
+@dataclass(frozen=True)
+class LaunchSpec:
+    """One engine process to be: model, address, size and cards."""
+
+    model_path: Path | None
+    """The model file; None where the engine finds its own."""
+    model_alias: str
+    """The name the engine shall answer to."""
+    host: str
+    port: int
+    ctx: int
+    """Tokens of context (prompt + output) of one slot."""
+    slots: int
+    """Requests decoded at once."""
+    device_uuids: tuple[str, ...]
+    """Cards the process may see; () = CPU only."""
+    engine_args: tuple[str, ...]
+    """From the configuration, appended last; never from a request."""
+    api_key: str = field(repr=False)
+    """A fresh secret per launch; travels in the environment, never in argv."""
+    binary: str | None = None
+    """Path of the engine's executable, where it is one."""
+    slot_dir: Path | None = None
+    """Where the engine may save slot state; None = not at all."""
+
+
+@dataclass(frozen=True)
+class LaunchPlan:
+    """How to start it; `env` is added to the allow-listed environment."""
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str] = field(repr=False)
+
+
+class EngineLauncher(ABC):
+    """Everything needed to start one kind of engine, and to read how it ended."""
+
+    @abstractmethod
+    def plan(self, spec: LaunchSpec) -> LaunchPlan:
+        """argv and environment for `spec`.  Pure; raises ValueError on an impossible spec."""
+
+    @abstractmethod
+    def exit_reason(self, exit_code: int, log_tail: Sequence[str]) -> FailureReason:
+        """Why a process of this engine ended: its exit code (negative = signal), last lines."""
+
+    def engine_version(self) -> str | None:
+        """The version, where only the launcher can know it; None: ask the engine."""
+        return None
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What a running engine says of itself; None where it does not tell."""
+
+    engine_version: str | None
+    ctx: int
+    """Tokens of context of one slot."""
+    slots_total: int
+    slots_busy: int | None
+    kv_cache_usage: float | None
+    """Share of the KV cache in use, 0 to 1."""
+    model_alias: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationRequest:
+    """One text to generate: exactly one of `prompt` and `messages`.
+
+    None of a sampling field leaves the engine's own default.
+    """
+
+    prompt: str | None = None
+    messages: tuple[Message, ...] | None = None
+    """A chat; the engine's own template renders it."""
+    max_tokens: int
+    seed: int
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    stop: tuple[str, ...] = ()
+    cache_prompt: bool = True
+    """Whether cached prompt tokens may be reused."""
+    slot: int | None = None
+    """The engine slot leased for this request; None lets the engine choose."""
+    correlation_id: str
+
+    def __post_init__(self) -> None:
+        if (self.prompt is None) == (self.messages is None):
+            raise ValueError("a generation takes either `prompt` or `messages`")
+
+
+class Token(msgspec.Struct, frozen=True, gc=False):
+    """A piece of text as the engine gave it; never empty."""
+
+    text: str
+
+
+class Finished(msgspec.Struct, frozen=True, gc=False):
+    """The engine completed the text; nothing follows."""
+
+    finish_reason: Literal["stop", "length", "stop_string"]
+    """End of text, token bound reached, or one of `stop` met."""
+    tokens_in: int
+    """Prompt tokens, cached ones included."""
+    tokens_out: int
+    """Tokens generated."""
+    cached_tokens: int | None
+    """Prompt tokens found in the engine's cache; None: not told."""
+
+
+class EngineClient(ABC):
+    """One running engine, spoken to over HTTP.  Every method may raise `EngineError`."""
+
+    @abstractmethod
+    def stream(self, request: GenerationRequest) -> AsyncGenerator[Token | Finished, None]:
+        """Generate: tokens as they come, then exactly one `Finished`.
+
+        Use it under `contextlib.aclosing`; closing it at any point aborts the
+        connection and so the generation.  It keeps no clock beyond the connect
+        timeout: the caller bounds the wait for the first and each next token.
+        Tokens that arrived together are yielded without suspending.
+
+        Raises:
+            EngineError: also after tokens; then no `Finished` was yielded.
+        """
+
+    @abstractmethod
+    async def observe(self) -> Observation:
+        """Version, size and busy slots.  Not faster than once a second: see the adapter."""
+
+    @abstractmethod
+    async def tokenize(self, text: str) -> int:
+        """How many tokens the engine makes of `text`."""
+
+    @abstractmethod
+    async def prove_identity(self) -> bool:
+        """Whether the engine takes our key and refuses a wrong one.
+
+        True proves that the process answering holds the secret of this launch,
+        and not merely that some server listens on its port.
+        """

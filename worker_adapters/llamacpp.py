@@ -1,0 +1,171 @@
+"""One running llama.cpp server, spoken to over HTTP.
+
+The `llama-server` binary and the copy inside the xllamacpp wheel speak the same
+dialect (`llamacpp_dialect`), and are started by `llamacpp_launch`.
+
+- A stream is complete only after its event with `stop: true`; there is no
+  `[DONE]`, and an `error` event can come inside an HTTP 200.
+- Only a *streaming* request is freed at once when its client leaves, and while
+  the prompt is still evaluated only after a second in which the server reported
+  nothing, to anybody.  So every generation streams, and nobody should poll
+  `/slots` or `/props` faster than once a second.
+- A wish for a slot that does not exist is ignored without a word.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncGenerator
+from contextlib import suppress
+from typing import TypeVar
+
+import msgspec
+from aiohttp import ClientResponse
+
+from worker_adapters.base import EngineClient, Finished, GenerationRequest, Observation, Token
+from worker_adapters.errors import EngineLost, EngineProtocolError
+from worker_adapters.llamacpp_dialect import (
+    Props,
+    Rendered,
+    Slot,
+    Tokens,
+    answered_error,
+    chat_body,
+    completion_body,
+    finished,
+    read_event,
+    read_json,
+)
+from worker_adapters.sse import EventParser, EventTooLong
+from worker_adapters.transport import Answer, EngineTransport, Target, read_bounded, translated
+
+END_TIMEOUT_S = 1.0
+"""For the end of a body whose meaning is already known."""
+UNVERSIONED_BUILD = "b0-"
+"""How `build_info` begins in a build that was not told its own version."""
+
+Shape = TypeVar("Shape")
+
+
+class LlamaCppClient(EngineClient):
+    """One running llama.cpp server."""
+
+    def __init__(self, transport: EngineTransport, base_url: str, api_key: str | None) -> None:
+        self._transport = transport
+        self._target = Target(base_url.rstrip("/"), api_key)
+
+    async def stream(self, request: GenerationRequest) -> AsyncGenerator[Token | Finished, None]:
+        """Generate by `POST /completion`; a chat is rendered by `POST /apply-template` first."""
+        prompt = request.prompt
+        if prompt is None:
+            prompt = await self._render(request)
+        async with self._transport.stream(
+            "POST",
+            self._url("/completion"),
+            headers=self._target.headers(request.correlation_id),
+            body=completion_body(prompt, request),
+        ) as response:
+            await self._check(response)
+            parser = EventParser()
+            async for chunk in response.content.iter_any():
+                # All that arrived together is yielded without an await in between.
+                payloads = _payloads(parser, chunk)
+                for number, payload in enumerate(payloads, start=1):
+                    event = read_event(payload)
+                    if event.content:
+                        yield Token(event.content)
+                    if event.stop:
+                        await _expect_end(response, parser, payloads[number:])
+                        yield finished(event)
+                        return
+        raise EngineProtocolError("the engine's stream ended without its final event")
+
+    async def observe(self) -> Observation:
+        """`/props`, and `/slots` where it is served."""
+        props = read_json(_accepted(await self._ask("GET", "/props")), Props)
+        build = props.build_info or UNVERSIONED_BUILD
+        return Observation(
+            engine_version=None if build.startswith(UNVERSIONED_BUILD) else build,
+            ctx=props.default_generation_settings.n_ctx,
+            slots_total=props.total_slots,
+            slots_busy=await self._busy_slots(),
+            kv_cache_usage=None,
+            model_alias=props.model_alias,
+        )
+
+    async def tokenize(self, text: str) -> int:
+        """As `/completion` would count it: special tokens read, a leading one added."""
+        wanted = {"content": text, "add_special": True, "parse_special": True}
+        answer = await self._ask("POST", "/tokenize", msgspec.json.encode(wanted))
+        return len(read_json(_accepted(answer), Tokens).tokens)
+
+    async def prove_identity(self) -> bool:
+        """False also where there is no key: then nothing can be proved."""
+        if self._target.api_key is None:
+            return False
+        stranger = Target(self._target.base_url, secrets.token_hex(16))
+        taken = await self._ask("GET", "/v1/models")
+        refused = await self._transport.ask(
+            "GET", self._url("/v1/models"), headers=stranger.headers()
+        )
+        return (taken.status, refused.status) == (200, 401)
+
+    async def _render(self, request: GenerationRequest) -> str:
+        """The engine's own template; it leaves out the leading token `/completion` adds."""
+        body = chat_body(request.messages or ())
+        answer = await self._ask("POST", "/apply-template", body, request.correlation_id)
+        return read_json(_accepted(answer), Rendered).prompt
+
+    async def _busy_slots(self) -> int | None:
+        answer = await self._ask("GET", "/slots")
+        if answer.status == 501:
+            return None
+        return sum(slot.is_processing for slot in read_json(_accepted(answer), list[Slot]))
+
+    async def _ask(
+        self, method: str, path: str, body: bytes | None = None, correlation_id: str | None = None
+    ) -> Answer:
+        headers = self._target.headers(correlation_id)
+        return await self._transport.ask(method, self._url(path), headers=headers, body=body)
+
+    async def _check(self, response: ClientResponse) -> None:
+        """Raise unless this is an event stream."""
+        url = str(response.url)
+        if response.status != 200:
+            async with asyncio.timeout(END_TIMEOUT_S):
+                body = await read_bounded(response, url)
+            raise answered_error(response.status, body, response.headers.get("Retry-After"))
+        if response.content_type != "text/event-stream":
+            raise EngineProtocolError(
+                f"{url} answered {response.content_type}, not an event stream: is it llama.cpp?"
+            )
+
+    def _url(self, path: str) -> str:
+        return self._target.base_url + path
+
+
+def _accepted(answer: Answer) -> bytes:
+    if answer.status != 200:
+        raise answered_error(answer.status, answer.body, answer.headers.get("Retry-After"))
+    return answer.body
+
+
+def _payloads(parser: EventParser, chunk: bytes) -> list[bytes]:
+    try:
+        return parser.feed(chunk)
+    except EventTooLong:
+        raise EngineProtocolError("the engine sent an event that does not end") from None
+
+
+async def _expect_end(response: ClientResponse, parser: EventParser, rest: list[bytes]) -> None:
+    """Nothing may follow the final event; a cut or a silence here loses nothing."""
+    with suppress(EngineLost), translated(str(response.url)):
+        async with asyncio.timeout(END_TIMEOUT_S):
+            while not rest:
+                chunk = await response.content.readany()
+                if not chunk:
+                    return
+                rest = _payloads(parser, chunk)
+    if rest:
+        raise EngineProtocolError("the engine went on after its final event")

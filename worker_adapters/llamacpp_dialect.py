@@ -1,0 +1,209 @@
+"""What is said to and by a llama.cpp server: bodies, events and refusals, without any I/O.
+
+Only the fields read here are decoded; everything else is skipped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+from contracts.errors import ErrorCode
+from contracts.tasks import Message
+from worker_adapters.base import Finished, GenerationRequest
+from worker_adapters.errors import (
+    EngineBusy,
+    EngineError,
+    EngineFailed,
+    EngineProtocolError,
+    EngineRefused,
+)
+
+ABSENT = msgspec.Raw(b"null")
+MALFORMED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises: text that is not UTF-8 is no `MsgspecError`."""
+
+FINAL_FIELDS = ("content", "stop", "stop_type", "tokens_evaluated", "tokens_predicted", "timings")
+"""Asked for by name: otherwise the last event repeats the whole prompt."""
+
+FINISH: dict[str | None, Literal["stop", "length", "stop_string"]] = {
+    "eos": "stop",
+    "limit": "length",
+    "word": "stop_string",
+}
+
+WAIT_MAX_S = 3600
+
+
+class Timings(msgspec.Struct, gc=False):
+    """Figures of one generation."""
+
+    cache_n: int | None = None
+    """Prompt tokens found in the cache."""
+
+
+class Event(msgspec.Struct, gc=False):
+    """One event of a `/completion` stream."""
+
+    content: str | None = None
+    stop: bool = False
+    stop_type: str | None = None
+    tokens_evaluated: int = 0
+    tokens_predicted: int = 0
+    timings: Timings | None = None
+    error: msgspec.Raw = ABSENT
+
+
+class Rendered(msgspec.Struct):
+    """A chat in the engine's own template."""
+
+    prompt: str
+
+
+class Tokens(msgspec.Struct):
+    """A text as token ids."""
+
+    tokens: list[int]
+
+
+class Settings(msgspec.Struct):
+    """Defaults of a generation."""
+
+    n_ctx: int
+
+
+class Props(msgspec.Struct):
+    """What `/props` says of the server."""
+
+    default_generation_settings: Settings
+    total_slots: int
+    model_alias: str | None = None
+    build_info: str | None = None
+
+
+class Slot(msgspec.Struct):
+    """One entry of `/slots`."""
+
+    is_processing: bool
+
+
+class Error(msgspec.Struct):
+    """Why something was refused."""
+
+    message: str
+    type: str = ""
+    code: int = 500
+
+
+class ErrorBody(msgspec.Struct):
+    """The body of every answer that is not 200."""
+
+    error: Error
+
+
+Shape = TypeVar("Shape")
+_decode_event = msgspec.json.Decoder(Event).decode
+
+
+def completion_body(prompt: str, request: GenerationRequest) -> bytes:
+    """The body of `POST /completion`: an allow-list of fields, unset ones left out."""
+    body = {
+        "prompt": prompt,
+        "stream": True,
+        "n_predict": request.max_tokens,
+        "seed": request.seed,
+        "cache_prompt": request.cache_prompt,
+        "stop": request.stop,
+        "response_fields": FINAL_FIELDS,
+        "temperature": request.temperature,
+        "top_p": request.top_p,
+        "top_k": request.top_k,
+        "id_slot": request.slot,
+    }
+    return msgspec.json.encode({name: value for name, value in body.items() if value is not None})
+
+
+def chat_body(messages: Sequence[Message]) -> bytes:
+    """The body of `POST /apply-template`."""
+    chat = [{"role": message.role, "content": message.content} for message in messages]
+    return msgspec.json.encode({"messages": chat})
+
+
+def read_event(payload: bytes) -> Event:
+    """One event, with text in `content`.
+
+    Raises:
+        EngineProtocolError: it is not llama.cpp's.
+        EngineError: it reports an error.
+    """
+    try:
+        event = _decode_event(payload)
+    except MALFORMED as error:
+        raise EngineProtocolError(f"the engine sent an event not its own: {error}") from None
+    if event.error != ABSENT:
+        raise stream_error(bytes(event.error))
+    if event.content is None:
+        raise EngineProtocolError("the engine sent an event without `content`")
+    return event
+
+
+def finished(event: Event) -> Finished:
+    """The figures of the final event; EngineProtocolError for an unknown reason to stop."""
+    reason = FINISH.get(event.stop_type)
+    if reason is None:
+        raise EngineProtocolError(f"the engine stopped for an unknown reason: {event.stop_type}")
+    return Finished(
+        finish_reason=reason,
+        tokens_in=event.tokens_evaluated,
+        tokens_out=event.tokens_predicted,
+        cached_tokens=None if event.timings is None else event.timings.cache_n,
+    )
+
+
+def read_json(body: bytes, shape: type[Shape]) -> Shape:
+    """`body` as `shape`; EngineProtocolError where it is something else."""
+    try:
+        return msgspec.json.decode(body, type=shape)
+    except MALFORMED as error:
+        raise EngineProtocolError(f"the engine's answer is not its own: {error}") from None
+
+
+def answered_error(status: int, body: bytes, retry_after: str | None = None) -> EngineError:
+    """What an answer that is not 200 means."""
+    try:
+        error = msgspec.json.decode(body, type=ErrorBody).error
+    except MALFORMED:
+        error = Error(message=f"HTTP {status} and no reason")
+    return _meaning(status, error, retry_after)
+
+
+def stream_error(body: bytes) -> EngineError:
+    """What an `error` inside an event stream means."""
+    try:
+        error = msgspec.json.decode(body, type=Error)
+    except MALFORMED:
+        error = Error(message="an error without a reason")
+    return _meaning(error.code, error, None)
+
+
+def _meaning(status: int, error: Error, retry_after: str | None) -> EngineError:
+    """The one table of llama.cpp's refusals."""
+    said = f"the engine said: {' '.join(error.message.split())}"
+    if status in (400, 413, 422):
+        too_long = error.type == "exceed_context_size_error"
+        code: Any = ErrorCode.CONTEXT_EXCEEDED if too_long else ErrorCode.INVALID_PARAMS
+        return EngineRefused(said, code=code, status=status)
+    if status in (429, 503):
+        return EngineBusy(said, retry_after_ms=_milliseconds(retry_after))
+    if status >= 500 and status != 501:
+        return EngineFailed(said)
+    return EngineProtocolError(f"HTTP {status}, {said}")
+
+
+def _milliseconds(retry_after: str | None) -> int | None:
+    if retry_after is None or not (retry_after.isascii() and retry_after.isdigit()):
+        return None
+    # A header may hold thousands of digits; six are more than the bound.
+    return min(int(retry_after[:6]), WAIT_MAX_S) * 1000

@@ -1,0 +1,168 @@
+"""The client of llama.cpp, on real llama.cpp."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from contextlib import aclosing
+
+import anyio
+import pytest
+
+from contracts.errors import ErrorCode
+from contracts.tasks import Message
+from worker_adapters.base import Finished, GenerationRequest, Token
+from worker_adapters.errors import EngineProtocolError, EngineRefused
+from worker_adapters.llamacpp import LlamaCppClient
+from worker_adapters.tests.conftest import RunningEngine
+from worker_adapters.transport import EngineTransport
+
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+
+
+def client_of(engine: RunningEngine, transport: EngineTransport) -> LlamaCppClient:
+    return LlamaCppClient(transport, engine.base_url, engine.api_key)
+
+
+def request_of(
+    prompt: str = "The river", seed: int = 11, max_tokens: int = 40
+) -> GenerationRequest:
+    return GenerationRequest(
+        prompt=prompt, max_tokens=max_tokens, seed=seed, correlation_id="c", slot=0
+    )
+
+
+async def generate(client: LlamaCppClient, request: GenerationRequest) -> tuple[str, Finished]:
+    async with aclosing(client.stream(request)) as stream:
+        events = [event async for event in stream]
+    *tokens, last = events
+    assert isinstance(last, Finished)
+    return "".join(token.text for token in tokens if isinstance(token, Token)), last
+
+
+def ask_directly(engine: RunningEngine, body: dict[str, object]) -> dict[str, object]:
+    call = urllib.request.Request(
+        f"{engine.base_url}/completion",
+        json.dumps(body).encode(),
+        {"Authorization": f"Bearer {engine.api_key}"},
+    )
+    with urllib.request.urlopen(call, timeout=30) as answer:
+        said: dict[str, object] = json.loads(answer.read())
+        return said
+
+
+async def idle_within_a_second(client: LlamaCppClient) -> None:
+    with anyio.fail_after(1):
+        # The engine has no event to wait for.
+        while (await client.observe()).slots_busy:  # noqa: ASYNC110
+            await anyio.sleep(0.02)
+
+
+async def test_a_streamed_text_is_the_text_that_is_not_streamed(
+    engine: RunningEngine, transport: EngineTransport
+) -> None:
+    text, last = await generate(client_of(engine, transport), request_of())
+    body: dict[str, object] = {"prompt": "The river", "n_predict": 40, "seed": 11, "id_slot": 0}
+    direct = await anyio.to_thread.run_sync(ask_directly, engine, body)
+    assert text == direct["content"]
+    assert last.tokens_out == direct["tokens_predicted"]
+    assert last.tokens_in == direct["tokens_evaluated"]
+
+
+async def test_a_seed_repeats_its_text_and_another_gives_another(
+    engine: RunningEngine, transport: EngineTransport
+) -> None:
+    client = client_of(engine, transport)
+    first, _ = await generate(client, request_of(seed=1))
+    again, _ = await generate(client, request_of(seed=1))
+    other, _ = await generate(client, request_of(seed=2))
+    assert first == again != other
+
+
+async def test_a_repeated_prompt_is_found_in_the_cache(
+    engine: RunningEngine, transport: EngineTransport
+) -> None:
+    client = client_of(engine, transport)
+    prompt = "one stone after another under the bridge"
+    await generate(client, request_of(prompt))
+    _, last = await generate(client, request_of(prompt))
+    assert last.cached_tokens == last.tokens_in - 1 == await client.tokenize(prompt) - 1
+
+
+async def test_a_stop_string_ends_the_text_and_is_left_out(
+    engine: RunningEngine, transport: EngineTransport
+) -> None:
+    client = client_of(engine, transport)
+    whole, _ = await generate(client, request_of())
+    word = whole.split()[3]
+    stopped = GenerationRequest(
+        prompt="The river", max_tokens=40, seed=11, stop=(word,), correlation_id="c", slot=0
+    )
+    text, last = await generate(client, stopped)
+    assert last.finish_reason == "stop_string"
+    assert text == whole[: whole.index(word)]
+
+
+async def test_a_chat_is_rendered_by_the_models_own_template(
+    engine: RunningEngine, transport: EngineTransport
+) -> None:
+    client = client_of(engine, transport)
+    chat = GenerationRequest(
+        messages=(Message(role="user", content="hello"),),
+        max_tokens=5,
+        seed=3,
+        correlation_id="c",
+        slot=0,
+    )
+    rendered = "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n"
+    as_chat = await generate(client, chat)
+    as_prompt = await generate(client, request_of(rendered, seed=3, max_tokens=5))
+    assert as_chat[0] == as_prompt[0]
+    assert as_chat[1].tokens_in == as_prompt[1].tokens_in
+
+
+async def test_a_prompt_longer_than_the_context_is_refused_as_such(
+    engine: RunningEngine, transport: EngineTransport
+) -> None:
+    with pytest.raises(EngineRefused, match="512") as caught:
+        await generate(client_of(engine, transport), request_of("x " * 600))
+    assert caught.value.code is ErrorCode.CONTEXT_EXCEEDED
+
+
+async def test_the_key_of_this_launch_is_proved_and_no_other(
+    engine: RunningEngine, transport: EngineTransport
+) -> None:
+    assert await client_of(engine, transport).prove_identity()
+    stranger = LlamaCppClient(transport, engine.base_url, "another")
+    assert not await stranger.prove_identity()
+    with pytest.raises(EngineProtocolError, match="Invalid API Key"):
+        await generate(stranger, request_of())
+
+
+async def test_what_it_observes_is_what_was_launched(
+    engine: RunningEngine, transport: EngineTransport
+) -> None:
+    seen = await client_of(engine, transport).observe()
+    assert (seen.ctx, seen.slots_total, seen.slots_busy) == (512, 2, 0)
+    assert seen.model_alias == "tiny"
+    assert seen.engine_version is None
+
+
+async def test_closing_a_stream_frees_the_slot_within_a_second(
+    endless_engine: RunningEngine, transport: EngineTransport
+) -> None:
+    client = client_of(endless_engine, transport)
+    async with aclosing(client.stream(request_of(max_tokens=400))) as stream:
+        assert isinstance(await anext(stream), Token)
+        assert (await client.observe()).slots_busy == 1
+    await idle_within_a_second(client)
+
+
+async def test_a_cancelled_reader_frees_the_slot_within_a_second(
+    endless_engine: RunningEngine, transport: EngineTransport
+) -> None:
+    client = client_of(endless_engine, transport)
+    with anyio.move_on_after(0.3) as scope:
+        await generate(client, request_of(max_tokens=400))
+    assert scope.cancelled_caught
+    await idle_within_a_second(client)
