@@ -41,7 +41,7 @@ from typing import Any, NoReturn
 from aiohttp import web
 
 LAST_WORDS = {
-    "bad-model": "llama_model_load: error loading model: x\nsrv: exiting due to model loading error",
+    "bad-model": "llama_model_load: bad magic\nsrv: exiting due to model loading error",
     "out-of-memory": "cudaMalloc failed: out of memory\ncommon_init: failed to load model 'm'",
     "bad-argument": "error: invalid argument: --no-such-flag",
     "port-taken": "start: couldn't bind HTTP server socket, hostname: 127.0.0.1",

@@ -1,0 +1,115 @@
+"""When a replica that failed is started again, and when it is left alone.
+
+The delay before try n + 1 is `base_ms * 2**n`, moved by up to a quarter either
+way so that replicas that died together do not start together, and never above
+`cap_ms`.  `intensity` failures within `window_ms` open the breaker: nothing is
+started for `cap_ms`, then one try is made (half open).  That try closes it by
+serving, or opens it again by failing.  Serving for `stable_ms` without a break
+forgets all earlier failures; serving for less forgets none, or a replica that
+dies a second after each start would be restarted at full speed for ever.
+
+Some failures cannot heal by trying again (`UNRECOVERABLE`): those are given up
+at once.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from enum import StrEnum
+
+from contracts.config import Restart
+from contracts.pools import FailureReason
+
+UNRECOVERABLE = frozenset(
+    {
+        FailureReason.BAD_ARGUMENT,
+        FailureReason.MODEL_INVALID,
+        FailureReason.MODEL_MISSING,
+        FailureReason.TOOL_MISSING,
+    }
+)
+JITTER = 0.25
+
+
+class Breaker(StrEnum):
+    """Whether starts are tried."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half_open"
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Start again after `delay_ms`."""
+
+    delay_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """The breaker is open: try once, after `delay_ms`."""
+
+    delay_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """Trying again cannot help."""
+
+
+Decision = Retry | Pause | GiveUp
+
+
+class RestartBudget:
+    """The failures of one replica and what follows from them; times in monotonic ms."""
+
+    def __init__(self, policy: Restart) -> None:
+        self.breaker = Breaker.CLOSED
+        self._policy = policy
+        self._failures: deque[int] = deque(maxlen=policy.intensity)
+        self._tries = 0
+        self._serving_since: int | None = None
+
+    def serving(self, now: int) -> None:
+        """The replica serves from now on; a half-open breaker closes."""
+        self._serving_since = now
+        self.breaker = Breaker.CLOSED
+
+    def starting(self) -> None:
+        """A start begins; out of an open breaker it is the half-open one."""
+        if self.breaker is Breaker.OPEN:
+            self.breaker = Breaker.HALF_OPEN
+
+    def failed(self, reason: FailureReason, now: int, chance: float) -> Decision:
+        """What to do after a failure at `now`; `chance` is uniform in [0, 1]."""
+        self._forget_if_stable(now)
+        self._serving_since = None
+        if reason in UNRECOVERABLE:
+            self.breaker = Breaker.OPEN
+            return GiveUp()
+        self._failures.append(now)
+        self._tries += 1
+        if self.breaker is Breaker.HALF_OPEN or self._too_many(now):
+            self.breaker = Breaker.OPEN
+            return Pause(self._policy.cap_ms)
+        return Retry(self._delay_ms(chance))
+
+    def _forget_if_stable(self, now: int) -> None:
+        since = self._serving_since
+        if since is not None and now - since >= self._policy.stable_ms:
+            self._failures.clear()
+            self._tries = 0
+
+    def _too_many(self, now: int) -> bool:
+        """`intensity` failures lie within the window; the deque holds no more than these."""
+        full = len(self._failures) == self._policy.intensity
+        return full and now - self._failures[0] <= self._policy.window_ms
+
+    def _delay_ms(self, chance: float) -> int:
+        # 2**40 ms is past every cap; without the bound a long outage would
+        # build integers of thousands of digits.
+        doubled: int = self._policy.base_ms << min(self._tries - 1, 40)
+        spread = 1 + JITTER * (2 * chance - 1)
+        return min(self._policy.cap_ms, round(min(doubled, self._policy.cap_ms) * spread))

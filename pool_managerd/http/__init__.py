@@ -1,0 +1,1 @@
+"""What pool_managerd answers: thin handlers over what the rest decides."""

@@ -1,0 +1,112 @@
+"""Leases on live replicas: the table of `domain.leases`, with a clock and answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import anyio
+
+from contracts.errors import ErrorCode, Refusal
+from contracts.ids import new_uuid
+from contracts.pools import Lease, LeaseRequest
+from pool_managerd.clock import Clock
+from pool_managerd.domain.leases import Claim, HeldLease, LeaseConflict, LeaseTable
+from pool_managerd.replica import Replica
+
+EXPIRY_S = 0.5
+
+
+class Leasing:
+    """Gives, renews and takes back slots; `changed` is called when what is used changes."""
+
+    def __init__(
+        self, replicas: Mapping[str, Replica], clock: Clock, changed: Callable[[], None]
+    ) -> None:
+        self._replicas = replicas
+        self._clock = clock
+        self._changed = changed
+        self._table = LeaseTable()
+
+    def grant(self, request: LeaseRequest) -> Lease:
+        """A slot of the replica.
+
+        Raises:
+            Refusal: NOT_FOUND for an unknown replica, CONFLICT with `details.reason`.
+        """
+        replica = self._replica(request)
+        with _Conflicts():
+            held = self._table.grant(_claim(request, replica), self._clock.now_ms(), new_uuid())
+        return self._lease(held, replica)
+
+    def renew(self, lease_id: str, request: LeaseRequest) -> Lease:
+        """The same slot for another TTL, or again after a restart of this daemon.
+
+        Raises:
+            Refusal: NOT_FOUND for an unknown replica, CONFLICT with `details.reason`.
+        """
+        replica = self._replica(request)
+        with _Conflicts():
+            held = self._table.renew(lease_id, _claim(request, replica), self._clock.now_ms())
+        return self._lease(held, replica)
+
+    def release(self, lease_id: str) -> None:
+        """Give a slot back; a lease that is not known is released already."""
+        self._table.release(lease_id)
+        self._changed()
+
+    def void(self, replica_id: str) -> None:
+        """Drop the leases of a replica that does not serve any more."""
+        self._table.void(replica_id)
+
+    def used(self, replica_id: str) -> int:
+        """Slots of the replica under a lease."""
+        return self._table.used(replica_id)
+
+    async def expire(self) -> None:
+        """Take back what was not renewed, for ever."""
+        while True:
+            await anyio.sleep(EXPIRY_S)
+            if self._table.expire(self._clock.now_ms()):
+                self._changed()
+
+    def _replica(self, request: LeaseRequest) -> Replica:
+        replica = self._replicas.get(request.replica_id)
+        if replica is None:
+            raise Refusal(ErrorCode.NOT_FOUND, "No such replica is configured.")
+        return replica
+
+    def _lease(self, held: HeldLease, replica: Replica) -> Lease:
+        self._changed()
+        if replica.endpoint is None:
+            # Its leases went with its endpoint, in one step: this cannot be.
+            raise AssertionError(f"a lease on {held.replica_id}, which serves nowhere")
+        return Lease(
+            lease_id=held.lease_id,
+            base_url=replica.endpoint.base_url,
+            api_key=replica.endpoint.api_key,
+            slot=held.slot,
+        )
+
+
+def _claim(request: LeaseRequest, replica: Replica) -> Claim:
+    return Claim(
+        replica_id=request.replica_id,
+        task_id=request.task_id,
+        epoch=request.epoch,
+        holder=request.holder,
+        ttl_ms=request.ttl_ms,
+        slots=replica.slots_open,
+    )
+
+
+class _Conflicts:
+    """Turns a broken rule of the table into what the caller reads."""
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, LeaseConflict):
+            raise Refusal(
+                ErrorCode.CONFLICT, f"No lease: {error}.", details={"reason": error.conflict.value}
+            ) from error

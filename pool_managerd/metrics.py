@@ -1,0 +1,71 @@
+"""The figures of pools, replicas and cards, brought up to date when they are scraped.
+
+All of them are read off the snapshot, so that `/metrics` and `/v1/snapshot` never
+disagree.  A figure that is not known has no series, and one that a card or engine
+stopped telling loses it: a zero would be a lie.
+"""
+
+from __future__ import annotations
+
+from contracts.metrics import RESTART_REASONS
+from contracts.pools import DeviceView, PoolView, ReplicaState, ReplicaView
+from contracts.service.prometheus import MetricsRegistry
+from pool_managerd.replica import Replica
+from pool_managerd.snapshots import SnapshotBoard
+
+
+class PoolMetrics:
+    """What `/metrics` of pool_managerd shows."""
+
+    def __init__(
+        self, registry: MetricsRegistry, board: SnapshotBoard, replicas: list[Replica]
+    ) -> None:
+        self._registry = registry
+        self._board = board
+        self._replicas = replicas
+        self._restarts = registry.counter("replica_restarts_total")
+        self._counted: dict[tuple[str, str], int] = {}
+        for replica in replicas:
+            for reason in RESTART_REASONS:
+                self._restarts.labels(replica.entry.pool.id, replica.entry.replica_id, reason)
+
+    def render(self) -> bytes:
+        """Prometheus text, as of now."""
+        snapshot = self._board.current()
+        self._registry.gauge("kv_cache_usage_ratio").clear()
+        for pool in snapshot.pools:
+            for replica in pool.replicas:
+                self._show_replica(pool, replica)
+        for name in ("gpu_utilization", "vram_used_bytes", "vram_total_bytes"):
+            self._registry.gauge(name).clear()
+        for device in snapshot.devices:
+            self._show_device(device)
+        self._count_restarts()
+        return self._registry.render()
+
+    def _show_replica(self, pool: PoolView, replica: ReplicaView) -> None:
+        labels = (pool.pool_id, replica.replica_id)
+        states = self._registry.gauge("replica_state")
+        for state in ReplicaState:
+            states.labels(*labels, state).set(replica.state is state)
+        self._registry.gauge("active_leases").labels(*labels).set(replica.slots_used)
+        if replica.kv_cache_usage is not None:
+            self._registry.gauge("kv_cache_usage_ratio").labels(*labels).set(replica.kv_cache_usage)
+
+    def _show_device(self, device: DeviceView) -> None:
+        figures = {
+            "gpu_utilization": device.utilization,
+            "vram_used_bytes": device.used_bytes,
+            "vram_total_bytes": device.total_bytes,
+        }
+        for name, value in figures.items():
+            if value is not None:
+                self._registry.gauge(name).labels(device.uuid).set(value)
+
+    def _count_restarts(self) -> None:
+        for replica in self._replicas:
+            for reason, count in replica.restarts.items():
+                key = (replica.entry.replica_id, reason)
+                new = count - self._counted.get(key, 0)
+                self._counted[key] = count
+                self._restarts.labels(replica.entry.pool.id, *key).inc(new)

@@ -1,0 +1,1 @@
+"""How an engine comes to run: one file per `provisioning.mode`, each a plan and no act."""

@@ -1,0 +1,78 @@
+"""Who our engine processes are, on disk, for a start of this daemon after a kill.
+
+One file per replica under `run/replicas`, 0600, renamed into place.  Its name is
+the replica's id with the slash as `@`, which no id can hold.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import msgspec
+
+from pool_managerd.procfs import boot_id, process_stat
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessRecord:
+    """The identity of a replica's process group."""
+
+    replica_id: str
+    pid: int
+    group: int
+    start_ticks: int
+    boot_id: str
+    api_key_sha256: str
+
+
+def identify(replica_id: str, pid: int, api_key: str) -> ProcessRecord:
+    """The record of a process just started, the leader of its own group.
+
+    A leader that is dead already has no start time left to read; 0 is none's.
+    """
+    stat = process_stat(pid)
+    return ProcessRecord(
+        replica_id=replica_id,
+        pid=pid,
+        group=pid,
+        start_ticks=0 if stat is None else stat.start_ticks,
+        boot_id=boot_id(),
+        api_key_sha256=hashlib.sha256(api_key.encode()).hexdigest(),
+    )
+
+
+class RunRecords:
+    """The records of one state directory; every method does short file I/O."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._directory = state_dir / "run" / "replicas"
+
+    def write(self, record: ProcessRecord) -> None:
+        """Write or replace the record of a replica."""
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = self._path(record.replica_id)
+        fresh = path.with_suffix(".new")
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(msgspec.json.encode(asdict(record)))
+        fresh.rename(path)
+
+    def remove(self, replica_id: str) -> None:
+        """Forget a replica's process; forgetting twice is no error."""
+        self._path(replica_id).unlink(missing_ok=True)
+
+    def read_all(self) -> list[ProcessRecord]:
+        """Every record; a file that is not one is removed."""
+        records = []
+        for path in sorted(self._directory.glob("*.json")):
+            try:
+                records.append(msgspec.json.decode(path.read_bytes(), type=ProcessRecord))
+            except msgspec.DecodeError:
+                path.unlink(missing_ok=True)
+        return records
+
+    def _path(self, replica_id: str) -> Path:
+        return self._directory / f"{replica_id.replace('/', '@')}.json"

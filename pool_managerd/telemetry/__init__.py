@@ -1,0 +1,1 @@
+"""What the cards say: from NVML, from a file, or nothing."""

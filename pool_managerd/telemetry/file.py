@@ -1,0 +1,58 @@
+"""`gpus.source: file`: cards as a JSON file tells of them, read again at each sample."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+import structlog
+from pydantic import ValidationError
+
+from contracts.pools import DeviceSample
+from pool_managerd.telemetry.sampler import Take
+
+FILE_BYTES_MAX = 1024 * 1024
+
+_log = structlog.get_logger(__name__)
+
+
+class FileSource:
+    """A file that stands in for the cards; a bad one leaves the last figures stale."""
+
+    def __init__(self, path: Path, sample_ms: int) -> None:
+        self._path = path
+        self._sample_ms = sample_ms
+        self._complained = False
+
+    async def run(self, take: Take) -> None:
+        """See `DeviceSource`."""
+        while True:
+            await self._sample(take)
+            await anyio.sleep(self._sample_ms / 1000)
+
+    async def _sample(self, take: Take) -> None:
+        """Take what the file says; of a file that stays bad the log hears once."""
+        try:
+            sample = await anyio.to_thread.run_sync(self._read)
+        except (OSError, ValueError) as error:
+            if not self._complained:
+                _log.warning("telemetry.bad_file", file=str(self._path), message=_reason(error))
+            self._complained = True
+            return
+        self._complained = False
+        take(sample)
+
+    def _read(self) -> DeviceSample:
+        with self._path.open("rb") as file:
+            content = file.read(FILE_BYTES_MAX + 1)
+        if len(content) > FILE_BYTES_MAX:
+            raise ValueError(f"larger than {FILE_BYTES_MAX} bytes")
+        return DeviceSample.model_validate_json(content)
+
+
+def _reason(error: Exception) -> str:
+    if not isinstance(error, ValidationError):
+        return str(error)
+    first = error.errors(include_url=False, include_input=False)[0]
+    return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"

@@ -1,0 +1,122 @@
+"""`gpus.source: nvml`: the driver's own figures, read by a child process.
+
+The child has a deadline for every line.  One that hangs or dies is replaced,
+later and later; until it speaks again the last figures stand and grow old.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+
+import anyio
+import anyio.abc
+import structlog
+from anyio.streams.buffered import BufferedByteReceiveStream
+from pydantic import Field, ValidationError
+
+from contracts.model import Contract
+from contracts.pools import DeviceSample
+from contracts.service.settings import child_environment
+from pool_managerd.telemetry.sampler import Take
+
+LINE_BYTES_MAX = 1024 * 1024
+DEADLINE_S = 5.0
+RESTART_BASE_S = 0.5
+RESTART_CAP_S = 30.0
+ABSENT_RETRY_S = 60.0
+
+_log = structlog.get_logger(__name__)
+
+
+class _Absent(Contract):
+    absent: str = Field(description="Why there is no driver.")
+
+
+class _ChildFailed(Exception):
+    """The child hung, ended or spoke nonsense."""
+
+
+class NvmlSource:
+    """Keeps a child sampling; `argv` and `deadline_s` are for tests that misbehave."""
+
+    def __init__(
+        self, sample_ms: int, argv: Sequence[str] | None = None, deadline_s: float = DEADLINE_S
+    ) -> None:
+        self._argv = argv or (
+            *(sys.executable, "-m", "pool_managerd.telemetry.nvml_child"),
+            *("--sample-ms", str(sample_ms)),
+        )
+        self._deadline_s = deadline_s + sample_ms / 1000
+        self._absence: str | None = None
+
+    async def run(self, take: Take) -> None:
+        """See `DeviceSource`."""
+        failures = 0
+        while True:
+            samples = 0
+
+            def count(sample: DeviceSample | None) -> None:
+                nonlocal samples
+                samples += 1
+                take(sample)
+
+            try:
+                absence = await self._sample(count)
+            except _ChildFailed as error:
+                failures = 1 if samples else failures + 1
+                _log.warning("telemetry.nvml_failed", message=str(error), failures=failures)
+                await anyio.sleep(min(RESTART_CAP_S, RESTART_BASE_S * 2 ** min(failures - 1, 10)))
+            else:
+                self._note_absence(absence)
+                take(None)
+                await anyio.sleep(ABSENT_RETRY_S)
+
+    def _note_absence(self, absence: str) -> None:
+        if absence != self._absence:
+            _log.info("telemetry.no_driver", message=absence)
+        self._absence = absence
+
+    async def _sample(self, take: Take) -> str:
+        """Run one child; returns why there is no driver, once it says so.
+
+        Raises:
+            _ChildFailed: it ended otherwise.
+        """
+        process = await anyio.open_process(
+            list(self._argv),
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=child_environment(),
+            start_new_session=True,
+        )
+        assert process.stdout is not None
+        lines = BufferedByteReceiveStream(process.stdout)
+        try:
+            while True:
+                line = await self._line(lines)
+                if line.startswith(b'{"absent"'):
+                    return _Absent.model_validate_json(line).absent
+                take(DeviceSample.model_validate_json(line))
+        except ValidationError as error:
+            raise _ChildFailed(f"it said nonsense: {error.errors()[0]['msg']}") from error
+        finally:
+            await _ended(process)
+
+    async def _line(self, lines: BufferedByteReceiveStream) -> bytes:
+        try:
+            with anyio.fail_after(self._deadline_s):
+                return await lines.receive_until(b"\n", LINE_BYTES_MAX)
+        except TimeoutError:
+            raise _ChildFailed(f"it was silent for {self._deadline_s:g} s") from None
+        except (anyio.IncompleteRead, anyio.DelimiterNotFound, anyio.EndOfStream) as error:
+            raise _ChildFailed("it ended, or its line does not") from error
+
+
+async def _ended(process: anyio.abc.Process) -> None:
+    """Kill the child; one that hangs in the kernel is left to it."""
+    with anyio.move_on_after(1.0, shield=True):
+        if process.returncode is None:
+            process.kill()
+        await process.aclose()

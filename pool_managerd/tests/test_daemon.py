@@ -1,0 +1,230 @@
+"""The daemon as a process, over real llama.cpp and stand-ins."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from contracts.ids import new_uuid
+from contracts.pools import Snapshot
+from pool_managerd.procfs import group_members
+from test_harness.stack import Stack, wait_for
+from test_harness.supervised import fake_command
+
+pytestmark = pytest.mark.slow
+CARD = {"index": 0, "uuid": "GPU-a", "name": "Card", "total_bytes": 100, "used_bytes": 10}
+
+
+def fake_pool(root: Path, *options: str, **changes: Any) -> dict[str, Any]:
+    model = root / "any.gguf"
+    model.write_bytes(b"any file will do")
+    return {
+        "id": "fake",
+        "engine": "llamacpp",
+        "model": {"id": "m", "ref": f"file:{model}"},
+        "replicas": [{"devices": []}],
+        "provisioning": {"mode": "command", "command": fake_command(*options)},
+        "restart": {"base_ms": 20},
+    } | changes
+
+
+@pytest.fixture
+def stacks() -> Iterator[list[Stack]]:
+    started: list[Stack] = []
+    yield started
+    for stack in started:
+        stack.stop()
+
+
+def started(stacks: list[Stack], root: Path, *pools: dict[str, Any], **sections: Any) -> Stack:
+    stack = Stack(root, list(pools), **sections)
+    stacks.append(stack)
+    stack.start("pool_managerd").wait_ready()
+    return stack
+
+
+def snapshot(stack: Stack) -> Snapshot:
+    with stack.client("pool_managerd") as client:
+        return Snapshot.model_validate_json(client.get("/v1/snapshot").content)
+
+
+def ready(stack: Stack, pool: int = 0) -> bool:
+    return snapshot(stack).pools[pool].ready
+
+
+def last_error(stack: Stack, pool: int = 0) -> str:
+    wait_for(lambda: snapshot(stack).pools[pool].last_error, "the pool fails")
+    error = snapshot(stack).pools[pool].last_error
+    assert error is not None
+    return f"{error.reason.value}: {error.message}"
+
+
+def lease_body(**changes: Any) -> dict[str, Any]:
+    return {
+        "replica_id": "fake/0",
+        "task_id": new_uuid(),
+        "epoch": 1,
+        "ttl_ms": 1_000,
+        "holder": "11111111-1111-4111-8111-111111111111",
+    } | changes
+
+
+def test_real_llama_cpp_serves_and_is_leased(stacks: list[Stack], tmp_path: Path) -> None:
+    """LO-POOL-030, LO-POOL-013: and a pool without its model hurts nobody."""
+    pytest.importorskip("xllamacpp", reason="the extra `embedded` is not installed")
+    model = tmp_path / "tiny.gguf"
+    subprocess.run([sys.executable, "-m", "worker_adapters.tiny_gguf", str(model)], check=True)
+    chat = {
+        "id": "chat",
+        "engine": "llamacpp",
+        "model": {"id": "tiny", "ref": f"file:{model}"},
+        "ctx": 256,
+        "slots": 2,
+        "provisioning": {"mode": "embedded"},
+    }
+    gone = chat | {"id": "gone", "model": {"id": "gone", "ref": "file:/no/such.gguf"}}
+    stack = started(stacks, tmp_path, chat, gone)
+    wait_for(lambda: ready(stack), "the embedded engine serves")
+    wait_for(lambda: snapshot(stack).pools[0].replicas[0].model_digest, "the digest is known")
+    replica = snapshot(stack).pools[0].replicas[0]
+    assert (replica.engine_version or "").startswith("xllamacpp ")
+    assert (replica.slots_total, replica.ctx) == (2, 256)
+    assert "MODEL_MISSING: pools[1].model.ref: no such file: /no/such.gguf" in last_error(stack, 1)
+    with stack.client("pool_managerd") as client:
+        answer = client.post("/v1/leases", json=lease_body(replica_id="chat/0"))
+        assert answer.status_code == 201
+        lease = answer.json()
+        key = {"Authorization": f"Bearer {lease['api_key']}"}
+        body = {"prompt": "The", "n_predict": 3}
+        completion = httpx2.post(f"{lease['base_url']}/completion", json=body, headers=key)
+        assert completion.json()["tokens_predicted"] == 3
+        assert httpx2.post(f"{lease['base_url']}/completion", json=body).status_code == 401
+
+
+def test_leases_are_given_renewed_refused_and_given_back(
+    stacks: list[Stack], tmp_path: Path
+) -> None:
+    stack = started(stacks, tmp_path, fake_pool(tmp_path))
+    wait_for(lambda: ready(stack), "the stand-in serves")
+    body = lease_body()
+    with stack.client("pool_managerd") as client:
+        lease = client.post("/v1/leases", json=body).json()
+        assert client.post("/v1/leases", json=body).json() == lease
+        refused = client.post("/v1/leases", json=lease_body())
+        assert (refused.status_code, refused.json()["details"]) == (409, {"reason": "no_free_slot"})
+        path = f"/v1/leases/{lease['lease_id']}"
+        assert client.put(path, json=body).json() == lease
+        assert snapshot(stack).pools[0].replicas[0].slots_used == 1
+        assert [client.delete(path).status_code for _ in range(2)] == [204, 204]
+        assert client.put(path, json=body).json() == lease
+        wait_for(lambda: not snapshot(stack).pools[0].replicas[0].slots_used, "the TTL passes")
+        assert client.delete("/v1/leases/not-a-uuid").status_code == 400
+        unknown = client.post("/v1/leases", json=lease_body(replica_id="fake/9"))
+        assert unknown.status_code == 404
+        assert client.get("/v1/pools/fake/health").json()["ready"]
+        assert client.get("/v1/pools/none/health").status_code == 404
+        metrics = client.get("/metrics").text
+        assert 'replica_state{pool_id="fake",replica_id="fake/0",state="ready"} 1.0' in metrics
+
+
+def test_a_watch_tells_of_a_death_and_ends_with_the_daemon(
+    stacks: list[Stack], tmp_path: Path
+) -> None:
+    """LO-POOL-061, LO-POOL-012."""
+    stack = started(stacks, tmp_path, fake_pool(tmp_path))
+    wait_for(lambda: ready(stack), "the stand-in serves")
+    pid = snapshot(stack).pools[0].replicas[0].pid
+    assert pid is not None
+    versions, states, lines = [], [], []
+    with (
+        stack.client("pool_managerd") as client,
+        client.stream("GET", "/v1/watch") as stream,
+    ):
+        for line in stream.iter_lines():
+            lines.append(line)
+            if not line.startswith("data:"):
+                continue
+            seen = json.loads(line.removeprefix("data:"))
+            versions.append(seen["version"])
+            states.append(seen["pools"][0]["replicas"][0]["state"])
+            if len(versions) == 1:
+                os.kill(pid, signal.SIGKILL)
+            elif states[-1] == "ready" and "starting" in states:
+                stack.daemons["pool_managerd"].process.send_signal(signal.SIGTERM)
+    assert versions == sorted(set(versions))
+    assert ": shutting down" in lines
+    assert stack.daemons["pool_managerd"].stop() == 0
+    assert not (stack.state_dir / "run" / "pool_managerd.json").exists()
+    assert list((stack.state_dir / "run" / "replicas").iterdir()) == []
+
+
+def test_a_stop_takes_no_longer_than_the_grace_and_leaves_no_process(
+    stacks: list[Stack], tmp_path: Path
+) -> None:
+    pool = fake_pool(tmp_path, "--fault", "ignore-term", replicas=[{"devices": []}] * 3)
+    stack = started(stacks, tmp_path, pool, timeouts={"stop_grace_ms": 500})
+    wait_for(lambda: ready(stack), "the stand-ins serve")
+    pids = [replica.pid for replica in snapshot(stack).pools[0].replicas]
+    before = time.monotonic()
+    assert stack.daemons["pool_managerd"].stop() == 0
+    assert time.monotonic() - before < 2.5
+    assert not any(group_members(pid) for pid in pids if pid)
+
+
+def test_engines_outlive_a_killed_manager_and_the_next_one_ends_them(
+    stacks: list[Stack], tmp_path: Path
+) -> None:
+    """LO-POOL-010, LO-POOL-009."""
+    stack = started(stacks, tmp_path, fake_pool(tmp_path))
+    wait_for(lambda: ready(stack), "the stand-in serves")
+    orphan = snapshot(stack).pools[0].replicas[0].pid
+    assert orphan is not None
+    stack.daemons["pool_managerd"].stop(signal.SIGKILL)
+    assert group_members(orphan) == [orphan]
+    stack.start("pool_managerd").wait_ready()
+    assert group_members(orphan) == []
+    wait_for(lambda: ready(stack), "a new one serves")
+    assert "orphan.ended" in stack.daemons["pool_managerd"].logged()
+
+
+def test_devices_are_resolved_or_refused_by_the_name_of_their_key(
+    stacks: list[Stack], tmp_path: Path
+) -> None:
+    """LO-POOL-043, LO-POOL-035."""
+    gpus = tmp_path / "gpus.json"
+    gpus.write_text(json.dumps({"devices": [CARD]}))
+    replicas: list[dict[str, Any]] = [{"devices": [0]}, {"devices": ["GPU-z"]}, {}]
+    pool = fake_pool(tmp_path, replicas=replicas)
+    stack = started(stacks, tmp_path, pool, gpus={"source": "file", "file": str(gpus)})
+    wait_for(lambda: ready(stack), "the stand-in serves")
+    first, second, third = snapshot(stack).pools[0].replicas
+    assert first.devices == ("GPU-a",)
+    environ = Path(f"/proc/{first.pid}/environ").read_bytes().split(b"\0")
+    assert b"CUDA_VISIBLE_DEVICES=GPU-a" in environ
+    assert not any(line.startswith(b"LLORCH_") for line in environ)
+    for index, replica in ((1, second), (2, third)):
+        assert replica.last_error is not None
+        assert replica.last_error.reason == "BAD_ARGUMENT"
+        assert f"pools[0].replicas[{index}].devices: " in replica.last_error.message
+    assert [card.uuid for card in snapshot(stack).devices] == ["GPU-a"]
+
+
+def test_an_unknown_placeholder_ends_the_daemon_with_78(
+    stacks: list[Stack], tmp_path: Path
+) -> None:
+    stack = Stack(tmp_path, [fake_pool(tmp_path, "{prot}")])
+    stacks.append(stack)
+    daemon = stack.start("pool_managerd")
+    assert daemon.process.wait(20) == 78
+    assert "unknown placeholder {prot}" in daemon.logged()
+    assert "pools[0].provisioning" in daemon.logged()

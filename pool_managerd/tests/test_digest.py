@@ -1,0 +1,53 @@
+"""Digests of model files."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import anyio
+import pytest
+
+from pool_managerd.models.digest import ModelDigests
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_digest_is_that_of_the_content_and_is_remembered_over_restarts(
+    tmp_path: Path,
+) -> None:
+    model = tmp_path / "m"
+    model.write_bytes(b"weights")
+    wanted = f"sha256:{hashlib.sha256(b'weights').hexdigest()}"
+    assert await ModelDigests(tmp_path).of(model) == wanted
+    before = model.stat()
+    model.write_bytes(b"WEIGHTS")
+    os.utime(model, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert await ModelDigests(tmp_path).of(model) == wanted, "same inode, size and mtime: not read"
+    os.utime(model, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    assert await ModelDigests(tmp_path).of(model) != wanted
+
+
+async def test_a_damaged_cache_is_as_good_as_none(tmp_path: Path) -> None:
+    (tmp_path / "model-digests.json").write_text("[1")
+    model = tmp_path / "m"
+    model.write_bytes(b"")
+    assert (await ModelDigests(tmp_path).of(model)).startswith("sha256:e3b0c442")
+
+
+async def test_many_askers_share_one_reading(tmp_path: Path) -> None:
+    model = tmp_path / "m"
+    model.write_bytes(b"weights")
+    digests, answers = ModelDigests(tmp_path), set()
+
+    async def ask() -> None:
+        answers.add(await digests.of(model))
+
+    async with anyio.create_task_group() as group:
+        for _ in range(8):
+            group.start_soon(ask)
+    assert len(answers) == 1
+
+
+async def test_a_missing_file_is_an_os_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        await ModelDigests(tmp_path).of(tmp_path / "none")

@@ -1,0 +1,187 @@
+"""The lease table, against a model that a person can check."""
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
+
+from pool_managerd.domain.leases import Claim, Conflict, LeaseConflict, LeaseTable
+
+SLOTS = {"a/0": 2, "a/1": 1}
+TTL = 1_000
+
+
+def claim(
+    task: str = "t1", epoch: int = 1, replica: str = "a/0", holder: str = "h1", slots: int = 2
+) -> Claim:
+    return Claim(replica, task, epoch, holder, TTL, slots)
+
+
+def refused(table: LeaseTable, wanted: Claim, now: int = 0) -> Conflict:
+    with pytest.raises(LeaseConflict) as caught:
+        table.grant(wanted, now, "refused")
+    return caught.value.conflict
+
+
+def test_the_same_attempt_gets_the_same_lease_and_a_new_ttl() -> None:
+    table = LeaseTable()
+    first = table.grant(claim(), 0, "l1")
+    again = table.grant(claim(), 900, "l2")
+    assert (again.lease_id, again.slot) == ("l1", first.slot)
+    assert not table.expire(1_100)
+    assert table.used("a/0") == 1
+
+
+def test_slots_are_given_lowest_first_and_never_twice() -> None:
+    table = LeaseTable()
+    assert [table.grant(claim(f"t{n}"), 0, f"l{n}").slot for n in range(2)] == [0, 1]
+    assert refused(table, claim("t9")) is Conflict.NO_FREE_SLOT
+    table.release("l0")
+    assert table.grant(claim("t9"), 0, "l9").slot == 0
+
+
+def test_a_newer_epoch_takes_the_place_and_the_slot_of_the_older_one() -> None:
+    table = LeaseTable()
+    table.grant(claim("t0"), 0, "l0")
+    old = table.grant(claim("t1"), 0, "l1")
+    new = table.grant(claim("t1", epoch=2), 0, "l2")
+    assert new.slot == old.slot
+    assert table.used("a/0") == 2
+    assert refused(table, claim("t1", epoch=1)) is Conflict.STALE_EPOCH
+
+
+def test_an_attempt_cannot_have_a_lease_on_two_replicas() -> None:
+    table = LeaseTable()
+    table.grant(claim(), 0, "l1")
+    assert refused(table, claim(replica="a/1")) is Conflict.OTHER_REPLICA
+
+
+def test_a_replica_that_is_not_ready_keeps_its_leases_and_gives_no_new_one() -> None:
+    table = LeaseTable()
+    table.grant(claim(), 0, "l1")
+    assert refused(table, claim("t2", slots=0)) is Conflict.NOT_READY
+    assert table.renew("l1", claim(slots=0), 500).expires_at == 1_500
+
+
+def test_a_new_holder_voids_the_old_one_who_cannot_come_back() -> None:
+    table = LeaseTable()
+    table.grant(claim(), 0, "l1")
+    table.grant(claim("t2", holder="h2"), 0, "l2")
+    assert table.used("a/0") == 1
+    assert refused(table, claim("t3", holder="h1")) is Conflict.OTHER_HOLDER
+
+
+def test_a_lease_ends_at_its_ttl_to_the_millisecond() -> None:
+    table = LeaseTable()
+    table.grant(claim(), 0, "l1")
+    assert not table.expire(TTL - 1)
+    assert table.expire(TTL)
+    assert table.used("a/0") == 0
+
+
+def test_a_renewal_makes_a_lost_lease_again_under_its_id() -> None:
+    table = LeaseTable()
+    held = table.renew("l1", claim(), 0)
+    assert (held.lease_id, held.slot) == ("l1", 0)
+    assert table.renew("l1", claim(), 10).expires_at == 10 + TTL
+
+
+def test_a_renewal_of_another_attempts_lease_is_refused() -> None:
+    table = LeaseTable()
+    table.grant(claim(), 0, "l1")
+    for lease_id, wanted in (("l1", claim("t2")), ("l2", claim())):
+        with pytest.raises(LeaseConflict) as caught:
+            table.renew(lease_id, wanted, 0)
+        assert caught.value.conflict is Conflict.OTHER_LEASE
+
+
+def test_a_replica_that_is_gone_takes_its_leases_with_it() -> None:
+    table = LeaseTable()
+    table.grant(claim("t1"), 0, "l1")
+    table.grant(claim("t2", replica="a/1", slots=1), 0, "l2")
+    assert table.void("a/0")
+    assert (table.used("a/0"), table.used("a/1")) == (0, 1)
+
+
+class Leases(RuleBasedStateMachine):
+    """Whatever is asked, in whatever order, the table keeps its promises."""
+
+    held = Bundle("held")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = LeaseTable()
+        self.now = 0
+        self.holder = 1
+        self.number = 0
+        self.model: dict[str, tuple[str, int, str, int, int]] = {}
+        """task -> (lease id, epoch, replica, slot, expiry)"""
+
+    @rule(elapsed=st.integers(1, 600))
+    def time_passes(self, elapsed: int) -> None:
+        self.now += elapsed
+        self.table.expire(self.now)
+        self.model = {task: row for task, row in self.model.items() if row[4] > self.now}
+
+    @rule(
+        target=held,
+        task=st.sampled_from(["t1", "t2", "t3", "t4"]),
+        epoch=st.integers(1, 3),
+        replica=st.sampled_from(sorted(SLOTS)),
+        ready=st.booleans(),
+    )
+    def grant(self, task: str, epoch: int, replica: str, ready: bool) -> object:
+        self.number += 1
+        wanted = Claim(replica, task, epoch, f"h{self.holder}", TTL, SLOTS[replica] if ready else 0)
+        before = self.model.get(task)
+        conflict = self._conflict(before, wanted)
+        if conflict is not None:
+            assert refused(self.table, wanted, self.now) is conflict
+            return multiple()
+        lease = self.table.grant(wanted, self.now, f"l{self.number}")
+        assert (lease.lease_id == f"l{self.number}") == (before is None or before[1] != epoch)
+        self.model[task] = (lease.lease_id, epoch, replica, lease.slot, self.now + TTL)
+        return lease.lease_id
+
+    def _conflict(
+        self, before: tuple[str, int, str, int, int] | None, wanted: Claim
+    ) -> Conflict | None:
+        if before is not None and before[1] == wanted.epoch:
+            return None if before[2] == wanted.replica_id else Conflict.OTHER_REPLICA
+        if before is not None and before[1] > wanted.epoch:
+            return Conflict.STALE_EPOCH
+        if wanted.slots == 0:
+            return Conflict.NOT_READY
+        others = [
+            row for row in self.model.values() if row[2] == wanted.replica_id and row is not before
+        ]
+        return Conflict.NO_FREE_SLOT if len(others) >= wanted.slots else None
+
+    @rule(lease_id=consumes(held))
+    def release(self, lease_id: str) -> None:
+        self.table.release(lease_id)
+        self.model = {task: row for task, row in self.model.items() if row[0] != lease_id}
+
+    @rule(replica=st.sampled_from(sorted(SLOTS)))
+    def replica_dies(self, replica: str) -> None:
+        self.table.void(replica)
+        self.model = {task: row for task, row in self.model.items() if row[2] != replica}
+
+    @rule()
+    def orchestratord_restarts(self) -> None:
+        self.holder += 1
+        wanted = Claim("a/0", "t1", 1, f"h{self.holder}", TTL, 2)
+        lease = self.table.grant(wanted, self.now, f"fresh{self.holder}")
+        self.model = {"t1": (lease.lease_id, 1, "a/0", lease.slot, self.now + TTL)}
+
+    @invariant()
+    def usage_is_that_of_the_model_and_no_slot_is_doubled(self) -> None:
+        for replica, slots in SLOTS.items():
+            rows = [row for row in self.model.values() if row[2] == replica]
+            assert self.table.used(replica) == len(rows) <= slots
+            assert len({row[3] for row in rows}) == len(rows)
+            assert all(row[3] < slots for row in rows)
+
+
+TestLeases = Leases.TestCase
+TestLeases.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)

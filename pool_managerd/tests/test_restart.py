@@ -1,0 +1,137 @@
+"""Backoff, breaker and forgetting, on an injected clock."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from contracts.config import Restart
+from contracts.pools import FailureReason
+from pool_managerd.domain.restart import (
+    UNRECOVERABLE,
+    Breaker,
+    GiveUp,
+    Pause,
+    RestartBudget,
+    Retry,
+)
+
+POLICY = Restart(base_ms=100, cap_ms=2_000, intensity=4, window_ms=10_000, stable_ms=5_000)
+PATIENT = Restart(base_ms=100, cap_ms=2_000, intensity=1000, window_ms=1, stable_ms=5_000)
+
+
+@given(chance=st.floats(0, 1), failures=st.integers(1, 60))
+def test_a_delay_is_within_a_quarter_of_the_doubled_base_and_never_above_the_cap(
+    chance: float, failures: int
+) -> None:
+    budget = RestartBudget(PATIENT)
+    for number in range(failures):
+        decision = budget.failed(FailureReason.CRASH, now=number * 100_000, chance=chance)
+    assert isinstance(decision, Retry)
+    doubled = 100 * 2 ** (failures - 1)
+    assert decision.delay_ms <= PATIENT.cap_ms
+    assert decision.delay_ms >= min(doubled, PATIENT.cap_ms) * 0.75 - 1
+    assert decision.delay_ms <= doubled * 1.25 + 1
+
+
+def test_failures_within_the_window_open_the_breaker_at_the_intensity() -> None:
+    budget = RestartBudget(POLICY)
+    decisions = [budget.failed(FailureReason.EXITED, now, 0.5) for now in (0, 10, 20, 30)]
+    assert [type(decision) for decision in decisions] == [Retry, Retry, Retry, Pause]
+    assert decisions[-1] == Pause(POLICY.cap_ms)
+    assert budget.breaker is Breaker.OPEN
+
+
+def test_failures_spread_over_more_than_the_window_leave_it_closed() -> None:
+    budget = RestartBudget(POLICY)
+    for number in range(20):
+        assert isinstance(budget.failed(FailureReason.EXITED, number * 4_000, 0.5), Retry)
+
+
+def test_the_half_open_try_closes_the_breaker_by_serving() -> None:
+    budget = _opened()
+    budget.starting()
+    seen = [budget.breaker]
+    budget.serving(5_000)
+    assert [*seen, budget.breaker] == [Breaker.HALF_OPEN, Breaker.CLOSED]
+
+
+def test_the_half_open_try_opens_the_breaker_by_failing() -> None:
+    budget = _opened()
+    budget.starting()
+    assert budget.failed(FailureReason.EXITED, 1_000_000, 0.5) == Pause(POLICY.cap_ms)
+    assert budget.breaker is Breaker.OPEN
+
+
+def test_serving_long_enough_forgets_and_serving_shorter_does_not() -> None:
+    stable, restless = RestartBudget(PATIENT), RestartBudget(PATIENT)
+    for budget in (stable, restless):
+        for _ in range(3):
+            budget.failed(FailureReason.CRASH, 0, 0.5)
+        budget.serving(1_000)
+    assert stable.failed(FailureReason.CRASH, 6_000, 0.5) == Retry(100)
+    assert restless.failed(FailureReason.CRASH, 5_999, 0.5) == Retry(800)
+
+
+@pytest.mark.parametrize("reason", sorted(UNRECOVERABLE))
+def test_what_cannot_heal_is_given_up_at_once(reason: FailureReason) -> None:
+    budget = RestartBudget(POLICY)
+    assert budget.failed(reason, 0, 0.5) == GiveUp()
+    assert budget.breaker is Breaker.OPEN
+
+
+def _opened() -> RestartBudget:
+    budget = RestartBudget(POLICY)
+    for now in (0, 10, 20, 30):
+        budget.failed(FailureReason.EXITED, now, 0.5)
+    return budget
+
+
+class Budget(RuleBasedStateMachine):
+    """Any history keeps the promises that do not depend on it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.budget = RestartBudget(POLICY)
+        self.now = 0
+        self.recent: list[int] = []
+        self.alive = True
+
+    @rule(elapsed=st.integers(0, 30_000))
+    def time_passes(self, elapsed: int) -> None:
+        self.now += elapsed
+
+    @precondition(lambda self: not self.alive)
+    @rule()
+    def starts(self) -> None:
+        was_open = self.budget.breaker is Breaker.OPEN
+        self.budget.starting()
+        self.alive = True
+        assert (self.budget.breaker is Breaker.HALF_OPEN) == was_open
+
+    @precondition(lambda self: self.alive)
+    @rule()
+    def serves(self) -> None:
+        self.budget.serving(self.now)
+        assert self.budget.breaker is Breaker.CLOSED
+
+    @precondition(lambda self: self.alive)
+    @rule(chance=st.floats(0, 1))
+    def fails(self, chance: float) -> None:
+        half_open = self.budget.breaker is Breaker.HALF_OPEN
+        decision = self.budget.failed(FailureReason.CRASH, self.now, chance)
+        self.alive = False
+        if half_open:
+            assert isinstance(decision, Pause)
+        assert isinstance(decision, Retry | Pause)
+        assert 0 < decision.delay_ms <= POLICY.cap_ms
+        assert isinstance(decision, Pause) == (self.budget.breaker is Breaker.OPEN)
+
+    @invariant()
+    def an_open_breaker_has_nothing_alive(self) -> None:
+        if self.budget.breaker is Breaker.OPEN:
+            assert not self.alive
+
+
+TestBudget = Budget.TestCase
+TestBudget.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

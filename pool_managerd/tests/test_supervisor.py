@@ -1,0 +1,309 @@
+"""Replicas as real processes: they serve, die, misbehave and go."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import anyio
+import pytest
+
+from contracts.pools import FailureReason, ReplicaState
+from pool_managerd import launch
+from pool_managerd.procfs import group_members, process_stat
+from test_harness.supervised import SupervisorHarness
+
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+S = ReplicaState
+
+
+async def wait_for(seen: Callable[[], bool]) -> None:
+    with anyio.fail_after(20):
+        while not seen():  # noqa: ASYNC110 - what is waited for is on disk
+            await anyio.sleep(0.02)
+
+
+def argv_of(pid: int | None) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+def is_gone(pid: int) -> bool:
+    stat = process_stat(pid)
+    return stat is None or stat.state in "ZX"
+
+
+async def test_a_replica_serves_after_a_token_and_stops_with_its_group_empty(
+    harness: SupervisorHarness,
+) -> None:
+    """LO-POOL-003, LO-POOL-008."""
+    async with harness.supervise(harness.pool()) as it:
+        await it.until_state(S.READY)
+        pid = it.replica.pid
+        assert pid is not None
+        assert it.replica.view(0).slots_total == 2
+        assert it.replica.view(0).engine_version == "fake-1"
+        assert [record.pid for record in it.records.read_all()] == [pid]
+    assert it.states == [S.PROVISIONING, S.STARTING, S.READY, S.STOPPING, S.STOPPED]
+    assert group_members(pid) == []
+    assert it.records.read_all() == []
+
+
+async def test_a_dead_child_is_noticed_and_started_again(harness: SupervisorHarness) -> None:
+    """LO-POOL-020."""
+    async with harness.supervise(harness.pool()) as it:
+        await it.until_state(S.READY)
+        first = it.replica.pid
+        assert first is not None
+        os.kill(first, signal.SIGKILL)
+        await it.until(lambda replica: replica.pid not in (None, first))
+        await it.until_state(S.READY)
+        error = it.replica.last_error
+        assert error is not None
+        assert error.reason is FailureReason.CRASH
+        assert "SIGKILL" in error.message
+        assert it.replica.restarts == {FailureReason.CRASH: 1}
+    assert S.BACKOFF in it.states
+
+
+async def test_a_child_that_dies_while_it_starts_is_noticed_at_once(
+    harness: SupervisorHarness,
+) -> None:
+    """LO-POOL-006."""
+    pool = harness.pool("--fault", "die-at-start", restart={"base_ms": 60_000, "cap_ms": 60_000})
+    with anyio.fail_after(10):
+        async with harness.supervise(pool, start_timeout_s=600) as it:
+            await it.until_state(S.BACKOFF)
+            error = it.replica.last_error
+    assert error is not None
+    assert error.reason is FailureReason.EXITED
+    assert "exit code 3" in error.message
+    assert error.log_tail == ("a fault of this test: die-at-start",)
+
+
+async def test_many_deaths_open_the_breaker_and_one_try_follows(harness: SupervisorHarness) -> None:
+    """LO-POOL-021, LO-POOL-022."""
+    restart = {"base_ms": 10, "cap_ms": 300, "intensity": 2, "window_ms": 60_000}
+    async with harness.supervise(harness.pool("--fault", "die-at-start", restart=restart)) as it:
+        await it.until_state(S.FAILED)
+        assert it.supervisor.budget.breaker == "open"
+        await it.until_state(S.PROVISIONING)
+        assert it.supervisor.budget.breaker == "half_open"
+        await it.until_state(S.FAILED)
+
+
+async def test_a_child_that_ignores_term_is_killed_after_the_grace(
+    harness: SupervisorHarness,
+) -> None:
+    """LO-POOL-008."""
+    async with harness.supervise(harness.pool("--fault", "ignore-term"), grace_ms=300) as it:
+        await it.until_state(S.READY)
+        pid = it.replica.pid
+        assert pid is not None
+        before = anyio.current_time()
+    assert 0.25 < anyio.current_time() - before < 2.3
+    assert it.replica.state is S.STOPPED
+    assert is_gone(pid)
+
+
+@pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGTERM])
+async def test_grandchildren_go_with_a_replica_that_dies_or_is_stopped(
+    harness: SupervisorHarness, ending: signal.Signals
+) -> None:
+    """LO-POOL-007, LO-POOL-009."""
+    pid_file = harness.root / "grandchild"
+    pool = harness.pool("--fault", "grandchild", "--pid-file", str(pid_file))
+    async with harness.supervise(pool, grace_ms=300) as it:
+        await it.until_state(S.READY)
+        grandchild = int(pid_file.read_text())
+        assert not is_gone(grandchild)
+        if ending is signal.SIGKILL:
+            assert it.replica.pid is not None
+            os.kill(it.replica.pid, ending)
+            await it.until_state(S.BACKOFF)
+            assert is_gone(grandchild)
+    assert is_gone(grandchild)
+
+
+async def test_a_stop_while_it_starts_leaves_nothing(harness: SupervisorHarness) -> None:
+    async with harness.supervise(harness.pool("--fault", "silent-start"), grace_ms=500) as it:
+        await it.until(lambda replica: replica.pid is not None)
+        pid = it.replica.pid
+        assert pid is not None
+    assert it.replica.state is S.STOPPED
+    assert is_gone(pid)
+
+
+async def test_a_replica_that_never_opens_its_port_fails_by_its_deadline(
+    harness: SupervisorHarness,
+) -> None:
+    pool = harness.pool("--fault", "silent-start", restart={"base_ms": 60_000, "cap_ms": 60_000})
+    async with harness.supervise(pool, start_timeout_s=0.5) as it:
+        await it.until_state(S.BACKOFF)
+        assert it.replica.last_error is not None
+        assert it.replica.last_error.reason is FailureReason.START_TIMEOUT
+        assert it.replica.pid is None
+
+
+async def test_loading_is_waited_for(harness: SupervisorHarness) -> None:
+    async with harness.supervise(harness.pool("--fault", "slow-start-700")) as it:
+        await it.until_state(S.READY)
+    assert S.BACKOFF not in it.states
+
+
+async def test_an_engine_that_generates_nothing_never_gets_ready(
+    harness: SupervisorHarness,
+) -> None:
+    """LO-POOL-003: health is answered, and no token comes."""
+    async with harness.supervise(
+        harness.pool("--fault", "hang-after-0"), start_timeout_s=1.5
+    ) as it:
+        await it.until_state(S.BACKOFF)
+    assert S.READY not in it.states
+
+
+async def test_a_stand_in_that_takes_any_key_is_known_by_its_socket(
+    harness: SupervisorHarness,
+) -> None:
+    async with harness.supervise(harness.pool("--fault", "wrong-identity")) as it:
+        await it.until_state(S.READY)
+
+
+async def test_an_impostor_on_the_port_is_refused_and_gets_no_prompt(
+    harness: SupervisorHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LO-POOL-004, LO-POOL-005: it answers 200 to everything, as our engine would."""
+    heard: list[bytes] = []
+
+    async def answer(stream: anyio.abc.SocketStream) -> None:
+        async with stream:
+            heard.append(await stream.receive())
+            await stream.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+
+    impostor = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    port = impostor.extra(anyio.abc.SocketAttribute.local_port)
+    monkeypatch.setattr(launch, "_free_port", lambda: port)
+    async with anyio.create_task_group() as group:
+        group.start_soon(impostor.serve, answer)
+        # The engine itself is slow to come up, so that the stranger is met first.
+        pool = harness.pool(
+            "--fault", "silent-start", restart={"base_ms": 60_000, "cap_ms": 60_000}
+        )
+        async with harness.supervise(pool) as it:
+            await it.until_state(S.BACKOFF)
+            error = it.replica.last_error
+        group.cancel_scope.cancel()
+    await impostor.aclose()
+    assert error is not None
+    assert error.reason is FailureReason.IDENTITY_MISMATCH
+    assert S.READY not in it.states
+    assert not any(b"/completion" in request for request in heard)
+
+
+async def test_a_port_that_is_taken_meanwhile_is_exchanged(
+    harness: SupervisorHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = launch._free_port
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        ports = [taken.getsockname()[1]]
+        monkeypatch.setattr(launch, "_free_port", lambda: ports.pop() if ports else free())
+        async with harness.supervise(harness.pool()) as it:
+            await it.until_state(S.READY)
+    assert S.BACKOFF in it.states
+
+
+async def test_a_flood_of_output_neither_blocks_nor_fills_the_disk(
+    harness: SupervisorHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LO-POOL-011."""
+    monkeypatch.setattr("pool_managerd.process_life.LOG_BOUND_S", 0.02)
+    logs = harness.state_dir / "logs"
+    async with harness.supervise(harness.pool("--fault", "log-flood")) as it:
+        await it.until_state(S.READY)
+        await wait_for((logs / "p@0.log.1").exists)
+        assert it.replica.state is S.READY
+    assert (logs / "p@0.log.1").stat().st_size <= 4 * 1024 * 1024
+
+
+async def test_a_digest_is_learned_beside_the_start(harness: SupervisorHarness) -> None:
+    async with harness.supervise(harness.pool()) as it:
+        await it.until(lambda replica: replica.model_digest is not None)
+        digest = it.replica.model_digest
+    model = {"id": "m", "ref": f"file:{harness.model}", "digest": digest}
+    async with harness.supervise(harness.pool(model=model)) as it:
+        await it.until_state(S.READY)
+
+
+async def test_a_model_of_another_digest_never_serves(harness: SupervisorHarness) -> None:
+    """LO-POOL-014, LO-POOL-024."""
+    model = {"id": "m", "ref": f"file:{harness.model}", "digest": f"sha256:{'0' * 64}"}
+    async with harness.supervise(harness.pool(model=model)) as it:
+        await it.until_state(S.FAILED)
+        error = it.replica.last_error
+    assert error is not None
+    assert error.reason is FailureReason.MODEL_INVALID
+    assert "model.digest asks for" in error.message
+    assert S.READY not in it.states
+
+
+async def test_a_missing_model_is_given_up_at_once_by_its_path(harness: SupervisorHarness) -> None:
+    """LO-POOL-013, LO-POOL-024."""
+    pool = harness.pool(model={"id": "m", "ref": "file:/no/such.gguf"})
+    async with harness.supervise(pool) as it:
+        await it.until_state(S.FAILED)
+        error = it.replica.last_error
+    assert error is not None
+    assert error.reason is FailureReason.MODEL_MISSING
+    assert "/no/such.gguf" in error.message
+    assert it.states[:2] == [S.PROVISIONING, S.FAILED]
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason", "words"),
+    [
+        ("bad-model", FailureReason.MODEL_INVALID, "damaged"),
+        ("out-of-memory", FailureReason.EXITED, "lower `ctx` or `slots`"),
+        ("bad-argument", FailureReason.BAD_ARGUMENT, "engine_args"),
+        ("port-taken", FailureReason.PORT_TAKEN, "another one is tried"),
+    ],
+)
+async def test_last_words_become_a_reason_and_a_remedy(
+    harness: SupervisorHarness, fault: str, reason: FailureReason, words: str
+) -> None:
+    """LO-POOL-015."""
+    pool = harness.pool("--fault", fault, restart={"base_ms": 60_000, "cap_ms": 60_000})
+    async with harness.supervise(pool) as it:
+        await it.until(lambda replica: replica.last_error is not None)
+        error = it.replica.last_error
+    assert error is not None
+    assert error.reason is reason
+    assert words in error.message
+
+
+async def test_a_crash_is_named_by_its_signal(harness: SupervisorHarness) -> None:
+    async with harness.supervise(harness.pool("--fault", "crash-after-0")) as it:
+        await it.until(lambda replica: replica.last_error is not None)
+        error = it.replica.last_error
+    assert error is not None
+    assert error.reason is FailureReason.CRASH
+    assert "SIGSEGV" in error.message
+
+
+async def test_the_key_of_a_launch_is_in_no_argument_log_or_record(
+    harness: SupervisorHarness,
+) -> None:
+    """LO-POOL-036."""
+    async with harness.supervise(harness.pool()) as it:
+        await it.until_state(S.READY)
+        assert it.replica.endpoint is not None
+        key = it.replica.endpoint.api_key
+        assert key is not None
+        assert key.encode() not in argv_of(it.replica.pid)
+        assert key not in repr(it.replica.endpoint)
+        for file in harness.state_dir.rglob("*.*"):
+            assert key.encode() not in file.read_bytes()
+            assert file.stat().st_mode & 0o077 == 0 or file.suffix == ".json"
