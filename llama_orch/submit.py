@@ -1,0 +1,202 @@
+"""`submit` and `stream`: put a task in, read its tokens."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated, Any
+
+import anyio
+import typer
+from pydantic import ValidationError
+
+from contracts.capabilities import Capabilities
+from contracts.ids import new_uuid
+from contracts.tasks import PROMPT_CHARACTERS_MAX, TaskRequest
+from llama_orch.api import Api
+from llama_orch.connection import Connection, discover
+from llama_orch.display import Display, JsonDisplay, TextDisplay
+from llama_orch.failures import Failed, UsageMistake
+from llama_orch.options import ConfigFile, Json, TaskId, TokenFile, Url, checked_task_id
+from llama_orch.output import Output
+from llama_orch.task_run import Watch, send
+
+PROMPT_BYTES_MAX = 4 * PROMPT_CHARACTERS_MAX
+
+
+def submit(
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="The text; - reads stdin.")],
+    model: Annotated[
+        str | None, typer.Option("--model", help="Model id; may be left out where one is served.")
+    ] = None,
+    max_tokens: Annotated[
+        int, typer.Option("--max-tokens", help="The most tokens to generate.")
+    ] = 256,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="A user's message, rendered by the model's template.")
+    ] = False,
+    system: Annotated[
+        str | None, typer.Option("--system", help="System message; implies --chat.")
+    ] = None,
+    priority: Annotated[
+        str, typer.Option("--priority", metavar="interactive|batch", help="The queue class.")
+    ] = "interactive",
+    seed: Annotated[int | None, typer.Option("--seed", help="Sampling seed.")] = None,
+    temperature: Annotated[float | None, typer.Option("--temperature", help="0 is greedy.")] = None,
+    top_p: Annotated[float | None, typer.Option("--top-p", help="Nucleus mass.")] = None,
+    top_k: Annotated[int | None, typer.Option("--top-k", help="Candidates kept.")] = None,
+    stop: Annotated[
+        list[str] | None, typer.Option("--stop", help="Ends the text; may be repeated.")
+    ] = None,
+    task_id: Annotated[
+        str | None, typer.Option("--task-id", help="Your own UUID; repeating it is safe.")
+    ] = None,
+    deadline: Annotated[
+        float | None,
+        typer.Option("--deadline", metavar="SECONDS", help="From acceptance to the last token."),
+    ] = None,
+    detach: Annotated[bool, typer.Option("--detach", help="Print the id and leave.")] = False,
+    wait: Annotated[
+        float,
+        typer.Option(
+            "--wait",
+            metavar="SECONDS",
+            min=0,
+            max=86_400,
+            help="Keep trying so long where the server is full or not ready.",
+        ),
+    ] = 0.0,
+    json_mode: Json = False,
+    url: Url = None,
+    token_file: TokenFile = None,
+    config: ConfigFile = None,
+) -> int:
+    """Submit a task and stream its tokens; Ctrl-C cancels it.
+
+    Tokens go to stdout, the place in the queue and the figures to stderr. With
+    --json: one event per line, first the admission, last `end` or `error`.
+    """
+    fields: dict[str, Any] = {
+        "task_id": checked_task_id(task_id) if task_id else new_uuid(),
+        "model": model,
+        "max_tokens": max_tokens,
+        "priority": priority,
+        "seed": seed,
+        "temperature": temperature,
+        "top_p": top_p,
+        "top_k": top_k,
+        "stop": stop or None,
+        "deadline_ms": None if deadline is None else _milliseconds(deadline),
+    }
+    fields |= _input(_prompt(prompt), chat=chat, system=system)
+    connection = discover(url, token_file, config)
+    output = Output(json_mode=json_mode)
+    return anyio.run(_submit, connection, output, fields, detach, wait)
+
+
+def stream(
+    task: TaskId,
+    after: Annotated[
+        int, typer.Option("--from", metavar="ID", min=0, help="Only events after this one.")
+    ] = 0,
+    json_mode: Json = False,
+    url: Url = None,
+    token_file: TokenFile = None,
+    config: ConfigFile = None,
+) -> int:
+    """Read a task's events, from its first or from --from; Ctrl-C leaves it running.
+
+    With --json: one event per line.
+    """
+    task = checked_task_id(task)
+    connection = discover(url, token_file, config)
+    return anyio.run(_stream, connection, Output(json_mode=json_mode), task, after)
+
+
+async def _submit(
+    connection: Connection, output: Output, fields: dict[str, Any], detach: bool, wait_s: float
+) -> int:
+    # Checked before anything is asked of the server, under a stand-in for its only model.
+    request = task_request({**fields, "model": fields["model"] or "model"})
+    async with Api(connection) as api:
+        if fields["model"] is None:
+            request = request.model_copy(update={"model": await only_model(api)})
+        display = display_for(output)
+        if not detach:
+            return await Watch(api, str(request.task_id), display).submit(request, wait_s)
+        admission = await send(api, request, display, wait_s)
+    if output.json_mode:
+        output.emit(admission.model_dump(mode="json"))
+    else:
+        output.write(f"{admission.task_id}\n")
+    return 0
+
+
+async def _stream(connection: Connection, output: Output, task_id: str, after: int) -> int:
+    async with Api(connection) as api:
+        return await Watch(api, task_id, display_for(output)).follow(after)
+
+
+def display_for(output: Output) -> Display:
+    """JSON lines under `--json`, else live text."""
+    return JsonDisplay(output) if output.json_mode else TextDisplay(output)
+
+
+async def only_model(api: Api) -> str:
+    """The one model that is served.
+
+    Raises:
+        Failed: none is.
+        UsageMistake: there are several, and one must be named.
+    """
+    capabilities = await api.get("/v1/capabilities", Capabilities)
+    models = sorted({pool.model_id for pool in capabilities.pools})
+    if not models:
+        raise Failed("no pool is configured: add one to the configuration, or use `up --model`")
+    if len(models) > 1:
+        raise UsageMistake(f"several models are served, name one with --model: {', '.join(models)}")
+    return models[0]
+
+
+def task_request(fields: dict[str, Any]) -> TaskRequest:
+    """The request; a UsageMistake names the option that is out of bounds."""
+    present = {name: value for name, value in fields.items() if value is not None}
+    try:
+        return TaskRequest.model_validate_json(json.dumps(present))
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        name = str(first["loc"][0]) if first["loc"] else ""
+        option = f"--{name.removesuffix('_ms').replace('_', '-')}: " if name in fields else ""
+        message = first["msg"].removeprefix("Value error, ")
+        raise UsageMistake(f"{option}{message[0].lower()}{message[1:]}") from None
+
+
+def _input(prompt: str, *, chat: bool, system: str | None) -> dict[str, Any]:
+    if not chat and system is None:
+        return {"prompt": prompt}
+    messages = [{"role": "user", "content": prompt}]
+    if system is not None:
+        messages.insert(0, {"role": "system", "content": system})
+    return {"workload": "chat", "messages": messages}
+
+
+def _prompt(argument: str) -> str:
+    if argument != "-":
+        return _text(argument.encode("utf-8", "surrogateescape"), "PROMPT")
+    raw = sys.stdin.buffer.read(PROMPT_BYTES_MAX + 1)
+    if len(raw) > PROMPT_BYTES_MAX:
+        raise UsageMistake(f"stdin: longer than {PROMPT_BYTES_MAX >> 20} MiB")
+    return _text(raw, "stdin")
+
+
+def _text(raw: bytes, name: str) -> str:
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageMistake(f"{name}: byte {error.start} is not UTF-8") from None
+
+
+def _milliseconds(seconds: float) -> int:
+    if not 0 < seconds < 10**9:
+        raise UsageMistake("--deadline: it must be a positive number of seconds")
+    return max(1, round(seconds * 1000))
