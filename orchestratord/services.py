@@ -29,6 +29,7 @@ from orchestratord.runtime.log_shelf import LogShelf
 from orchestratord.runtime.pool_view import PoolsView
 from orchestratord.runtime.recovery import Recovery
 from orchestratord.runtime.shutdown import shut_down
+from orchestratord.runtime.task_history import TaskHistory
 from orchestratord.runtime.task_metrics import TaskMetrics
 from orchestratord.stores.database import Database, open_database
 from orchestratord.stores.tasks import TaskStore
@@ -84,7 +85,7 @@ async def _open(
     group.start_soon(housekeeping.enforce_retention)
     group.start_soon(registry.watch_loop_lag)
     routes = RouteGroups(
-        tasks=TaskRoutes(dispatcher, shelf, store, config, drain),
+        tasks=TaskRoutes(dispatcher, shelf, TaskHistory(store, dispatcher), config, drain),
         pools=PoolRoutes(specs, pools, scheduler, config),
         observability=ObservabilityRoutes(registry, drain),
     ).routes()

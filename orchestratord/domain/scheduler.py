@@ -20,6 +20,8 @@ from orchestratord.domain.queue import TaskQueue
 from orchestratord.domain.task_state import Move, after
 from orchestratord.errors import QueueFull
 
+_STALE_DEADLINES = 64
+
 
 @dataclass(slots=True)
 class ScheduledTask:
@@ -75,9 +77,7 @@ class Scheduler:
     def enqueue(self, task: ScheduledTask) -> None:
         """Put a committed task in line; from now on a decision may pick it."""
         self._tasks[task.task_id] = task
-        self._queues[task.pool_id].push(task.task_id, task.priority, task.sequence)
-        if task.deadline is not None:
-            heapq.heappush(self._deadlines, (task.deadline, task.task_id))
+        self._join_queue(task)
 
     def decide(
         self, now: float, candidates: Mapping[str, Iterable[Candidate]]
@@ -115,7 +115,7 @@ class Scheduler:
         task = self._tasks[task_id]
         task.state = after(task.state, Move.RERUN)
         self._free(task)
-        self._queues[task.pool_id].push(task_id, task.priority, task.sequence)
+        self._join_queue(task)
 
     def position(self, task_id: str) -> int | None:
         """Tasks ahead of it, 0 = next; None once it has left the queue."""
@@ -160,6 +160,23 @@ class Scheduler:
             if task is not None and task.state is TaskState.QUEUED:
                 self._leave_queue(task, Move.FAIL)
                 yield Expire(task_id)
+
+    def _join_queue(self, task: ScheduledTask) -> None:
+        """Put it in line, and on the heap of deadlines.
+
+        Entries of tasks that have left stay on the heap until they outnumber
+        the tasks there are; then it is made anew.
+        """
+        self._queues[task.pool_id].push(task.task_id, task.priority, task.sequence)
+        if task.deadline is None:
+            return
+        heapq.heappush(self._deadlines, (task.deadline, task.task_id))
+        if len(self._deadlines) > 2 * len(self._tasks) + _STALE_DEADLINES:
+            self._deadlines = sorted(
+                (task.deadline, task.task_id)
+                for task in self._tasks.values()
+                if task.deadline is not None
+            )
 
     def _leave_queue(self, task: ScheduledTask, move: Move) -> None:
         task.state = after(task.state, move)

@@ -15,6 +15,7 @@ from contracts.tasks import (
     TaskView,
     Usage,
 )
+from orchestratord.runtime.task_history import RecordedTask
 
 
 def stream_url(task_id: str) -> str:
@@ -22,8 +23,9 @@ def stream_url(task_id: str) -> str:
     return f"/v1/tasks/{task_id}/stream"
 
 
-def task_view(row: sqlite3.Row, queue_position: int | None, *, with_text: bool) -> TaskView:
+def task_view(task: RecordedTask, *, with_text: bool) -> TaskView:
     """The row, with its place in line; the text only where it was asked for."""
+    row = task.row
     request = TaskRequest.model_validate_json(row["request"])
     state = TaskState(row["state"])
     return TaskView(
@@ -34,7 +36,7 @@ def task_view(row: sqlite3.Row, queue_position: int | None, *, with_text: bool) 
         model=request.model or request.model_ref,
         priority=Priority(row["priority"]),
         pool_id=row["pool_id"],
-        queue_position=queue_position if state is TaskState.QUEUED else None,
+        queue_position=task.queue_position if state is TaskState.QUEUED else None,
         predicted_start_ms=None,
         attempt=row["attempt"],
         placement=_placement(row),

@@ -15,13 +15,13 @@ from contracts.service.envelope import contract_response, correlation_id
 from contracts.service.json_body import read_contract
 from contracts.service.routes import EVENT_STREAM, ApiRoute, Operation, Parameter, Scope, Success
 from contracts.tasks import Admission, TaskPage, TaskRequest, TaskState, TaskView
-from orchestratord.errors import LogGone, TaskUnknown
+from orchestratord.errors import LogGone
 from orchestratord.http.sse import LogResponse, resume_point
 from orchestratord.http.task_view import stream_url, task_view
 from orchestratord.runtime.dispatcher import Accepted, Dispatcher
 from orchestratord.runtime.event_log import EventLog
 from orchestratord.runtime.log_shelf import LogShelf
-from orchestratord.stores.tasks import TaskStore
+from orchestratord.runtime.task_history import TaskHistory
 
 PAGE_DEFAULT, PAGE_MAX = 50, 500
 _NUMBER = re.compile(r"[1-9][0-9]{0,14}")
@@ -34,13 +34,13 @@ class TaskRoutes:
         self,
         dispatcher: Dispatcher,
         shelf: LogShelf,
-        store: TaskStore,
+        history: TaskHistory,
         config: Config,
         drain: Drain,
     ) -> None:
         self._dispatcher = dispatcher
         self._shelf = shelf
-        self._store = store
+        self._history = history
         self._config = config
         self._drain = drain
 
@@ -65,32 +65,26 @@ class TaskRoutes:
 
     async def get(self, request: Request) -> Response:
         """One task as of now."""
-        task_id = _task_id(request)
-        row = await self._store.get(task_id)
-        if row is None:
-            raise TaskUnknown(task_id)
-        return contract_response(task_view(row, self._dispatcher.position(task_id), with_text=True))
+        task = await self._history.get(_task_id(request))
+        return contract_response(task_view(task, with_text=True))
 
     async def page(self, request: Request) -> Response:
         """Tasks, newest first."""
         query = request.query_params
         limit = _number("limit", query.get("limit"), PAGE_MAX) or PAGE_DEFAULT
         before = _number("cursor", query.get("cursor"), 10**15)
-        rows = await self._store.page(_state(query.get("state")), before, limit + 1)
-        views = [
-            task_view(row, self._dispatcher.position(row["task_id"]), with_text=False)
-            for row in rows[:limit]
-        ]
-        cursor = str(rows[limit - 1]["sequence"]) if len(rows) > limit else None
-        return contract_response(TaskPage(items=tuple(views), next_cursor=cursor))
+        page = await self._history.page(_state(query.get("state")), before, limit)
+        views = tuple(task_view(task, with_text=False) for task in page.tasks)
+        cursor = None if page.next_before is None else str(page.next_before)
+        return contract_response(TaskPage(items=views, next_cursor=cursor))
 
     async def stream(self, request: Request) -> Response:
         """The events of a task, from the beginning or after Last-Event-ID."""
         task_id = _task_id(request)
         log = self._shelf.get(task_id)
         if log is None:
-            known = await self._store.get(task_id)
-            raise LogGone(task_id) if known is not None else TaskUnknown(task_id)
+            await self._history.get(task_id)
+            raise LogGone(task_id)
         return self._follow(log, resume_point(request, task_id, log), {"X-Task-Id": task_id})
 
     async def cancel(self, request: Request) -> Response:

@@ -31,7 +31,7 @@ def refused(stack: Stack, name: DaemonName) -> tuple[int, str]:
 
 @pytest.mark.parametrize("name", DAEMONS)
 def test_an_unknown_key_is_named(tmp_path: Path, name: DaemonName) -> None:
-    """LO-CFG-002: exit 78 and the path of the key."""
+    """LO-SYS-012: exit 78 and the path of the key."""
     code, line = refused(Stack(tmp_path, [], queue={"capasity": 3}), name)
     assert code == 78
     assert "queue.capasity" in line
@@ -39,7 +39,7 @@ def test_an_unknown_key_is_named(tmp_path: Path, name: DaemonName) -> None:
 
 @pytest.mark.parametrize("name", DAEMONS)
 def test_a_setting_nothing_obeys_is_refused(tmp_path: Path, name: DaemonName) -> None:
-    """LO-CFG-003: silence would be worse."""
+    """LO-SYS-013: silence would be worse."""
     code, line = refused(Stack(tmp_path, [], sessions={"max_turns": 3}), name)
     assert code == 78
     assert "sessions" in line
@@ -47,7 +47,7 @@ def test_a_setting_nothing_obeys_is_refused(tmp_path: Path, name: DaemonName) ->
 
 @pytest.mark.parametrize("name", DAEMONS)
 def test_a_taken_port_is_named(tmp_path: Path, name: DaemonName) -> None:
-    """LO-SYS-011: exit 75."""
+    """LO-SYS-020: exit 75."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -58,7 +58,7 @@ def test_a_taken_port_is_named(tmp_path: Path, name: DaemonName) -> None:
 
 
 def test_a_second_daemon_on_the_same_state_is_refused_and_the_first_unhurt(tmp_path: Path) -> None:
-    """LO-SYS-010: exit 75, one owner."""
+    """LO-SYS-021: exit 75, one owner."""
     with running_stack(tmp_path, []) as stack:
         for name in DAEMONS:
             second = Daemon(name, stack.root, child_environment())
@@ -70,7 +70,7 @@ def test_a_second_daemon_on_the_same_state_is_refused_and_the_first_unhurt(tmp_p
 def test_a_missing_model_makes_one_pool_unavailable_and_hurts_no_other(
     tmp_path: Path, embedded_pool: PoolFactory
 ) -> None:
-    """LO-POOL-021: 503 POOL_UNAVAILABLE names the file; the pool beside it serves."""
+    """LO-POOL-013: 503 POOL_UNAVAILABLE names the file; the pool beside it serves."""
     missing: dict[str, Any] = {"id": "gone", "ref": "file:/nonexistent/model.gguf"}
     pools = [embedded_pool(id="broken", model=missing), embedded_pool()]
     with running_stack(tmp_path, pools) as stack:
@@ -120,7 +120,7 @@ def test_a_wrong_token_opens_no_route(tmp_path: Path) -> None:
 def test_a_malformed_task_is_refused_by_name(
     stack_without_pools: TaskClient, body: dict[str, Any], field: str | None
 ) -> None:
-    """LO-HTTP-020: 400 INVALID_PARAMS whose message names the field; nothing is kept."""
+    """LO-HTTP-024: 400 INVALID_PARAMS whose message names the field; nothing is kept."""
     answer = stack_without_pools.raw_post(body)
     assert answer.status_code == 400
     assert answer.json()["code"] == "INVALID_PARAMS"
@@ -131,7 +131,7 @@ def test_a_malformed_task_is_refused_by_name(
 def test_an_unknown_model_is_refused_with_the_ones_there_are(
     stack_without_pools: TaskClient,
 ) -> None:
-    """LO-ORC-010: 404 MODEL_UNKNOWN."""
+    """LO-ORC-007: 404 MODEL_UNKNOWN."""
     answer = stack_without_pools.post(model="qwen")
     assert answer.status_code == 404
     assert answer.json()["code"] == "MODEL_UNKNOWN"
@@ -141,7 +141,7 @@ def test_an_unknown_model_is_refused_with_the_ones_there_are(
 def test_more_context_than_a_slot_has_is_refused(
     tmp_path: Path, embedded_pool: PoolFactory
 ) -> None:
-    """LO-ORC-011: 400 CONTEXT_EXCEEDED with both numbers, before anything is queued."""
+    """LO-ORC-008: 400 CONTEXT_EXCEEDED with both numbers, before anything is queued."""
     with running_stack(tmp_path, [embedded_pool()]) as stack, TaskClient(stack) as client:
         answer = client.post(max_tokens=100_000)
         assert answer.status_code == 400
@@ -152,7 +152,7 @@ def test_more_context_than_a_slot_has_is_refused(
 def test_a_full_queue_sheds_with_a_time_to_come_back(
     tmp_path: Path, embedded_pool: PoolFactory
 ) -> None:
-    """LO-ORC-012: the bound is exact, and the refusal says when to try again."""
+    """LO-ORC-021: the bound is exact, and the refusal says when to try again."""
     pool = embedded_pool("endless")
     with running_stack(tmp_path, [pool], queue={"capacity": 3}) as stack:
         stack.wait_serving("chat")
@@ -168,7 +168,7 @@ def test_a_full_queue_sheds_with_a_time_to_come_back(
 
 
 def test_a_damaged_database_is_refused_and_left_alone(tmp_path: Path) -> None:
-    """LO-SYS-012: exit 70, the message names the file."""
+    """LO-ORC-097: exit 70, the message names the file."""
     with running_stack(tmp_path, []) as stack:
         assert stack.daemons["orchestratord"].stop(signal.SIGTERM) == 0
         database = stack.state_dir / "orchestratord.sqlite"

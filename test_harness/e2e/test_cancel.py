@@ -65,7 +65,7 @@ def busy_slots(engine: httpx2.Client) -> int:
 def test_a_decoding_task_stops_and_its_slot_is_idle_within_a_second(
     tmp_path: Path, models: Path, embedded_pool: PoolFactory
 ) -> None:
-    """LO-ORC-030: no token after the 204, the engine's slot idle at most 1 s later."""
+    """LO-ORC-081, LO-ORC-082: no token after the 204, the engine's slot idle at most 1 s later."""
     key_file = tmp_path / "engine.key"
     key_file.touch(mode=0o600)
     key_file.write_text(KEY)
@@ -97,7 +97,7 @@ def test_a_decoding_task_stops_and_its_slot_is_idle_within_a_second(
 
 
 def test_a_queued_task_never_reaches_the_engine(tmp_path: Path, embedded_pool: PoolFactory) -> None:
-    """LO-ORC-031: its stream is one `error CANCELED`, and those behind it move up."""
+    """LO-ORC-083: its stream is one `error CANCELED`, and those behind it move up."""
     with running_stack(tmp_path, [embedded_pool("endless")]) as stack:
         stack.wait_serving("chat")
         with TaskClient(stack) as client:
@@ -114,6 +114,6 @@ def test_a_queued_task_never_reaches_the_engine(tmp_path: Path, embedded_pool: P
 
 
 def test_an_unknown_task_cannot_be_canceled(tmp_path: Path) -> None:
-    """LO-ORC-032: 404, and not the 204 of a task that ended."""
+    """LO-ORC-080: 404, and not the 204 of a task that ended."""
     with running_stack(tmp_path, []) as stack, TaskClient(stack) as client:
         assert client.cancel("00000000-0000-4000-8000-000000000000") == 404

@@ -34,7 +34,7 @@ def wait_for_another_replica(stack: Stack, dead: int) -> None:
 def test_a_replica_that_dies_mid_stream_resets_the_task_and_comes_back(
     tmp_path: Path, embedded_pool: PoolFactory
 ) -> None:
-    """LO-ORC-040: tokens were read, so the task ends `error WORKER_RESET`; the pool heals."""
+    """LO-ORC-043: tokens were read, so the task ends `error WORKER_RESET`; the pool heals."""
     with running_stack(tmp_path, [embedded_pool("endless")]) as stack:
         stack.wait_serving("chat")
         with TaskClient(stack) as client:
@@ -59,7 +59,7 @@ def test_a_replica_that_dies_mid_stream_resets_the_task_and_comes_back(
 def test_a_replica_that_dies_before_a_token_costs_only_time(
     tmp_path: Path, embedded_pool: PoolFactory
 ) -> None:
-    """LO-ORC-041: nobody read a token, so the task runs again and ends well."""
+    """LO-ORC-042: nobody read a token, so the task runs again and ends well."""
     with running_stack(tmp_path, [embedded_pool("endless")]) as stack:
         stack.wait_serving("chat")
         with TaskClient(stack) as client:
@@ -80,7 +80,7 @@ def test_a_replica_that_dies_before_a_token_costs_only_time(
 def test_orchestratord_killed_loses_no_queued_task(
     tmp_path: Path, embedded_pool: PoolFactory
 ) -> None:
-    """LO-ORC-050: every 202 reaches one terminal state, in order, and none runs twice."""
+    """LO-ORC-092, LO-ORC-093: every 202 reaches one end, in order, and none runs twice."""
     with running_stack(tmp_path, [embedded_pool("endless")]) as stack:
         stack.wait_serving("chat")
         with TaskClient(stack) as client:
@@ -107,7 +107,7 @@ def test_orchestratord_killed_loses_no_queued_task(
 def test_pool_managerd_killed_leaves_a_running_stream_alone(
     tmp_path: Path, embedded_pool: PoolFactory
 ) -> None:
-    """LO-POOL-050: it is not on the token path; what is queued waits for its return."""
+    """LO-ORC-047: it is not on the token path; what is queued waits for its return."""
     with running_stack(tmp_path, [embedded_pool("endless")]) as stack:
         stack.wait_serving("chat")
         with TaskClient(stack) as client:
@@ -127,7 +127,7 @@ def test_pool_managerd_killed_leaves_a_running_stream_alone(
 def test_a_clean_stop_of_orchestratord_ends_every_stream(
     tmp_path: Path, embedded_pool: PoolFactory, number: signal.Signals
 ) -> None:
-    """LO-ORC-060: each open stream gets a terminal event, the daemon exits 0, nothing is lost."""
+    """LO-SYS-024: each open stream gets a terminal event, the daemon exits 0, nothing is lost."""
     timeouts = {"drain_ms": 300}
     with running_stack(tmp_path, [embedded_pool("endless")], timeouts=timeouts) as stack:
         stack.wait_serving("chat")
@@ -154,7 +154,7 @@ def test_a_clean_stop_of_orchestratord_ends_every_stream(
 def test_a_clean_stop_of_pool_managerd_ends_its_streams_and_replicas(
     tmp_path: Path, embedded_pool: PoolFactory
 ) -> None:
-    """LO-POOL-060: exit 0, no process left, and the stream it fed ends with a terminal event."""
+    """LO-POOL-012: exit 0, no process left, and the stream it fed ends with a terminal event."""
     with running_stack(tmp_path, [embedded_pool("endless")]) as stack:
         stack.wait_serving("chat")
         with TaskClient(stack) as client, stack.client("pool_managerd") as pools:

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 def test_two_replicas_share_the_work_and_tell_one_story(
     tmp_path: Path, embedded_pool: PoolFactory
 ) -> None:
-    """LO-ORC-001: what the stream says, what GET says and what the metrics say agree."""
+    """LO-ORC-091: what the stream says, what GET says and what the metrics say agree."""
     with running_stack(tmp_path, [embedded_pool("endless", replicas=2)]) as stack:
         stack.wait_serving("chat", replicas=2)
         with TaskClient(stack) as client:
@@ -44,7 +44,7 @@ def test_two_replicas_share_the_work_and_tell_one_story(
 def test_equal_seeds_give_equal_text_and_a_resumed_stream_misses_nothing(
     tmp_path: Path, embedded_pool: PoolFactory
 ) -> None:
-    """LO-ORC-020: Last-Event-ID at any event leaves no gap and no duplicate."""
+    """LO-ORC-063: Last-Event-ID at any event leaves no gap and no duplicate."""
     with running_stack(tmp_path, [embedded_pool()]) as stack:
         stack.wait_serving("chat")
         with TaskClient(stack) as client:
@@ -61,7 +61,7 @@ def test_equal_seeds_give_equal_text_and_a_resumed_stream_misses_nothing(
 def test_a_chat_is_rendered_by_the_engines_own_template(
     tmp_path: Path, embedded_pool: PoolFactory
 ) -> None:
-    """LO-ORC-002: the template's own tokens are counted, so the prompt is longer than its words."""
+    """LO-WRK-012: the template's own tokens are counted, so the prompt is longer than its words."""
     with running_stack(tmp_path, [embedded_pool()]) as stack:
         stack.wait_serving("chat")
         with TaskClient(stack) as client:
@@ -78,7 +78,7 @@ def test_a_chat_is_rendered_by_the_engines_own_template(
 def test_post_with_an_event_stream_accepted_answers_with_the_stream(
     tmp_path: Path, embedded_pool: PoolFactory
 ) -> None:
-    """LO-ORC-003: 200 and the stream at once, with the id in X-Task-Id."""
+    """LO-ORC-014: 200 and the stream at once, with the id in X-Task-Id."""
     with running_stack(tmp_path, [embedded_pool()]) as stack:
         stack.wait_serving("chat")
         with stack.client() as http:
