@@ -215,8 +215,6 @@ class Command(Section):
             if name not in COMMAND_PLACEHOLDERS:
                 known = " ".join(f"{{{known}}}" for known in sorted(COMMAND_PLACEHOLDERS))
                 raise ValueError(f"unknown placeholder {{{name}}}; known: {known}")
-        if "port" not in used:
-            raise ValueError("the command must take its port from {port}")
         return self
 
 

@@ -103,11 +103,18 @@ class ProcessLife:
 
         A stop that came between the two would leave a process that nobody knows.
         """
-        with anyio.fail_after(SPAWN_DEADLINE_S, shield=True):
-            env = child_environment(launch.plan.env)
-            process = self._process = await start(launch.plan.argv, env, self._log)
-            record = identify(self._replica.entry.replica_id, process.pid, launch.spec.api_key)
-            await anyio.to_thread.run_sync(self._tools.records.write, record)
+        replica_id = self._replica.entry.replica_id
+        try:
+            with anyio.fail_after(SPAWN_DEADLINE_S, shield=True):
+                env = child_environment(launch.plan.env)
+                process = self._process = await start(launch.plan.argv, env, self._log)
+                record = identify(replica_id, process.pid, launch.spec.api_key)
+                await anyio.to_thread.run_sync(self._tools.records.write, record)
+        except OSError as error:
+            # A full disk, mostly: it may have room at the next try.
+            raise LaunchRefused(
+                FailureReason.EXITED, f"its log or record cannot be written: {error}"
+            ) from error
         self._replica.launched(launch.endpoint, process.pid, launch.spec.device_uuids)
         return process
 
@@ -184,10 +191,16 @@ class ProcessLife:
         """Keep the log bounded for ever."""
         while True:
             await anyio.sleep(LOG_BOUND_S)
-            await anyio.to_thread.run_sync(self._log.bound)
+            try:
+                await anyio.to_thread.run_sync(self._log.bound)
+            except OSError as error:
+                _log.warning("replica.log_unbounded", file=str(self._log.path), message=str(error))
 
     async def _tail(self, launch: Launch) -> tuple[str, ...]:
-        return await anyio.to_thread.run_sync(self._log.tail, launch.spec.api_key)
+        try:
+            return await anyio.to_thread.run_sync(self._log.tail, launch.spec.api_key)
+        except OSError as error:
+            return (f"(its log cannot be read: {error})",)
 
 
 async def _first(*watches: Callable[[], Awaitable[Failure | None]]) -> Failure:

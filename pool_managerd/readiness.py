@@ -34,6 +34,7 @@ from worker_adapters.errors import EngineBusy, EngineError, EngineLost, EngineUn
 POLL_FIRST_S = 0.02
 POLL_MAX_S = 0.5
 OBSERVE_S = 3.0
+PROBE_S = 30.0
 MISSED_MAX = 3
 CANARY_PROMPT = "The"
 
@@ -127,8 +128,12 @@ async def until_lost(
     while missed < MISSED_MAX:
         await anyio.sleep(OBSERVE_S if missed == 0 else OBSERVE_S / 3)
         try:
-            await answered(await (serving(client) if missed else client.observe()))
+            with anyio.fail_after(PROBE_S):
+                seen = await (serving(client) if missed else client.observe())
             missed = 0
+            await answered(seen)
+        except TimeoutError:
+            continue
         except EngineUnreachable as error:
             missed += 1
             await unanswered(str(error))

@@ -37,16 +37,21 @@ class ReplicaLog:
         return descriptor
 
     def bound(self) -> None:
-        """Cut the file when it has outgrown its bound."""
+        """Cut the file when it has outgrown its bound; a full disk loses the copy only."""
         if not self.path.exists() or self.path.stat().st_size <= self._bytes_max:
             return
         with self.path.open("rb+") as file:
-            newest = _last(file.fileno(), self._bytes_max // 2)
-            self._older.write_bytes(newest)
-            self._older.chmod(0o600)
-            file.truncate(0)
-        self._launch_offset = 0
-        self._cut_since_launch = True
+            try:
+                self._keep(_last(file.fileno(), self._bytes_max // 2))
+            finally:
+                file.truncate(0)
+                self._launch_offset = 0
+                self._cut_since_launch = True
+
+    def _keep(self, newest: bytes) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+        with os.fdopen(os.open(self._older, flags, 0o600), "wb") as file:
+            file.write(newest)
 
     def tail(self, secret: str) -> tuple[str, ...]:
         """The last lines of this launch, printable, with `secret` blanked."""

@@ -33,6 +33,7 @@ from worker_adapters.llamacpp_dialect import (
     answered_error,
     chat_body,
     completion_body,
+    engine_version,
     finished,
     read_event,
     read_json,
@@ -42,8 +43,6 @@ from worker_adapters.transport import Answer, EngineTransport, Target, read_boun
 
 END_TIMEOUT_S = 1.0
 """For the end of a body whose meaning is already known."""
-UNVERSIONED_BUILD = "b0-"
-"""How `build_info` begins in a build that was not told its own version."""
 
 Shape = TypeVar("Shape")
 
@@ -84,9 +83,8 @@ class LlamaCppClient(EngineClient):
     async def observe(self) -> Observation:
         """`/props`, and `/slots` where it is served."""
         props = read_json(_accepted(await self._ask("GET", "/props")), Props)
-        build = props.build_info or UNVERSIONED_BUILD
         return Observation(
-            engine_version=None if build.startswith(UNVERSIONED_BUILD) else build,
+            engine_version=engine_version(props),
             ctx=props.default_generation_settings.n_ctx,
             slots_total=props.total_slots,
             slots_busy=await self._busy_slots(),
@@ -101,15 +99,20 @@ class LlamaCppClient(EngineClient):
         return len(read_json(_accepted(answer), Tokens).tokens)
 
     async def prove_identity(self) -> bool:
-        """False also where there is no key: then nothing can be proved."""
+        """False also where there is no key: then nothing can be proved.
+
+        The wrong key goes first: a stranger that takes any key never sees ours.
+        """
         if self._target.api_key is None:
             return False
         stranger = Target(self._target.base_url, secrets.token_hex(16))
-        taken = await self._ask("GET", "/v1/models")
         refused = await self._transport.ask(
             "GET", self._url("/v1/models"), headers=stranger.headers()
         )
-        return (taken.status, refused.status) == (200, 401)
+        if refused.status != 401:
+            _accepted(refused)  # raises where it is loading, and so cannot tell yet
+            return False
+        return (await self._ask("GET", "/v1/models")).status == 200
 
     async def _render(self, request: GenerationRequest) -> str:
         """The engine's own template; it leaves out the leading token `/completion` adds."""

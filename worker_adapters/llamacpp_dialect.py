@@ -6,7 +6,7 @@ Only the fields read here are decoded; everything else is skipped.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
@@ -35,12 +35,23 @@ FINISH: dict[str | None, Literal["stop", "length", "stop_string"]] = {
 }
 
 WAIT_MAX_S = 3600
+MESSAGE_CHARACTERS = 500
+"""Of an engine's own words, what is passed on; a hostile one would say a megabyte."""
+VERSION_CHARACTERS = 256
+UNVERSIONED_BUILD = "b0-"
+"""How `build_info` begins in a build that was not told its own version."""
+
+INT32_MAX = 2**31 - 1
+Count = Annotated[int, msgspec.Meta(ge=0, le=INT32_MAX)]
+"""A figure as llama.cpp's own `int32_t` holds it; any other is not llama.cpp's."""
+Size = Annotated[int, msgspec.Meta(ge=1, le=INT32_MAX)]
+"""A count of which an engine that serves has at least one."""
 
 
 class Timings(msgspec.Struct, gc=False):
     """Figures of one generation."""
 
-    cache_n: int | None = None
+    cache_n: Count | None = None
     """Prompt tokens found in the cache."""
 
 
@@ -50,8 +61,8 @@ class Event(msgspec.Struct, gc=False):
     content: str | None = None
     stop: bool = False
     stop_type: str | None = None
-    tokens_evaluated: int = 0
-    tokens_predicted: int = 0
+    tokens_evaluated: Count = 0
+    tokens_predicted: Count = 0
     timings: Timings | None = None
     error: msgspec.Raw = ABSENT
 
@@ -71,14 +82,14 @@ class Tokens(msgspec.Struct):
 class Settings(msgspec.Struct):
     """Defaults of a generation."""
 
-    n_ctx: int
+    n_ctx: Size
 
 
 class Props(msgspec.Struct):
     """What `/props` says of the server."""
 
     default_generation_settings: Settings
-    total_slots: int
+    total_slots: Size
     model_alias: str | None = None
     build_info: str | None = None
 
@@ -170,6 +181,14 @@ def read_json(body: bytes, shape: type[Shape]) -> Shape:
         raise EngineProtocolError(f"the engine's answer is not its own: {error}") from None
 
 
+def engine_version(props: Props) -> str | None:
+    """What the server says it is; None where its build does not know."""
+    build = props.build_info
+    if not build or build.startswith(UNVERSIONED_BUILD):
+        return None
+    return build[:VERSION_CHARACTERS]
+
+
 def answered_error(status: int, body: bytes, retry_after: str | None = None) -> EngineError:
     """What an answer that is not 200 means."""
     try:
@@ -190,7 +209,7 @@ def stream_error(body: bytes) -> EngineError:
 
 def _meaning(status: int, error: Error, retry_after: str | None) -> EngineError:
     """The one table of llama.cpp's refusals."""
-    said = f"the engine said: {' '.join(error.message.split())}"
+    said = f"the engine said: {' '.join(error.message.split())[:MESSAGE_CHARACTERS]}"
     if status in (400, 413, 422):
         too_long = error.type == "exceed_context_size_error"
         code: Any = ErrorCode.CONTEXT_EXCEEDED if too_long else ErrorCode.INVALID_PARAMS

@@ -49,7 +49,7 @@ class EventParser:
         if self._after_cr and chunk:
             chunk = chunk.removeprefix(b"\n")
             self._after_cr = False
-        head, *lines = _LINE_END.split(chunk)
+        head, *lines = _LINE_END.split(chunk) if b"\r" in chunk else chunk.split(b"\n")
         self._line += head
         if not lines:
             self._check(len(self._line))

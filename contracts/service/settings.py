@@ -49,7 +49,7 @@ _CHILD_NAMES = frozenset(
         *("CUDA_HOME", "CUDA_PATH", "CUDA_DEVICE_ORDER", "CUDA_CACHE_PATH"),
     }
 )
-_CHILD_PREFIXES = ("LC_", "XDG_")
+_CHILD_PREFIXES = ("LC_", "XDG_", "NVML_")
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,14 +45,16 @@ class TaskRoutes:
         self._drain = drain
 
     async def post(self, request: Request) -> Response:
-        """Accept a task: 202, or its stream at once where the client accepts one."""
-        body = await read_contract(request, TaskRequest, self._config.limits)
-        if body.task_id is None:
-            body = body.model_copy(update={"task_id": new_uuid()})
-        assert body.task_id is not None
-        headers = {"X-Task-Id": body.task_id}
+        """Accept a task: 202, or its stream at once where the client accepts one.
+
+        Every answer names the task, also a refusal: it is the id to look for
+        in the logs, and the one to repeat when no answer arrived.
+        """
+        headers = {"X-Task-Id": new_uuid()}
         try:
-            accepted = await self._dispatcher.submit(body, correlation_id(request))
+            body = await read_contract(request, TaskRequest, self._config.limits)
+            headers["X-Task-Id"] = task_id = body.task_id or headers["X-Task-Id"]
+            accepted = await self._dispatcher.submit(body, correlation_id(request), task_id)
         except Refusal as refusal:
             refusal.headers = headers
             raise

@@ -85,6 +85,9 @@ class Attempt:
         self._scope = anyio.CancelScope()
         self._aborted: Ending | None = None
         self._lease: Lease | None = None
+        # One call about the lease at a time: a renewal that overtook the
+        # release on another connection would make the lease again.
+        self._lease_call = anyio.Lock()
         self._renewed_at = self.began_at
 
     @property
@@ -114,10 +117,11 @@ class Attempt:
 
     async def release(self) -> None:
         """Give the slot back; where the manager is away, the lease's TTL does."""
-        if self._lease is None:
-            return
         with contextlib.suppress(PoolManagerAway), anyio.CancelScope(shield=True):
-            await self._tools.pools.release(self._lease, self._task.correlation_id)
+            async with self._lease_call:
+                lease, self._lease = self._lease, None
+                if lease is not None:
+                    await self._tools.pools.release(lease, self._task.correlation_id)
 
     def renewal_due(self, now: float) -> bool:
         """Whether a third of the lease's TTL has passed; asking starts the next third."""
@@ -128,11 +132,13 @@ class Attempt:
 
     async def renew(self) -> None:
         """Keep the slot for another TTL; a lease that is lost ends the attempt."""
-        assert self._lease is not None
         try:
-            await self._tools.pools.renew(
-                self._lease, self.replica.replica_id, self._task.task_id, self.number
-            )
+            async with self._lease_call:
+                if self._lease is None:
+                    return
+                await self._tools.pools.renew(
+                    self._lease, self.replica.replica_id, self._task.task_id, self.number
+                )
         except PoolManagerAway:
             log.info("lease_renewal_deferred", task_id=self._task.task_id)
         except LeaseRefused as error:
@@ -154,15 +160,12 @@ class Attempt:
 
     async def _run(self) -> Ending:
         tools, task = self._tools, self._task
-        self._lease = await tools.pools.acquire(
-            self.replica.replica_id, task.task_id, self.number, task.correlation_id
-        )
-        self._renewed_at = tools.clock.now()
+        lease = await self._acquire()
         await self._start()
         client = tools.engines[self._spec.engine].client(
-            tools.transport, self._lease.base_url, self._lease.api_key
+            tools.transport, lease.base_url, lease.api_key
         )
-        request = generation_request(task.request, task, self._lease.slot)
+        request = generation_request(task.request, task, lease.slot)
         async with aclosing(client.stream(request)) as events:
             async for event in events:
                 if isinstance(event, Finished):
@@ -174,6 +177,24 @@ class Attempt:
                     )
                 await self._token(event.text)
         raise AssertionError("an engine stream ends with Finished or raises")
+
+    async def _acquire(self) -> Lease:
+        """Take the slot.
+
+        An abort waits for the answer, which the client bounds: a request that
+        was torn off may have been granted, and nobody would know the lease to
+        give it back before its TTL.
+        """
+        with anyio.CancelScope(shield=True):
+            self._lease = await self._tools.pools.acquire(
+                self.replica.replica_id,
+                self._task.task_id,
+                self.number,
+                self._task.correlation_id,
+            )
+        self._renewed_at = self._tools.clock.now()
+        await anyio.lowlevel.checkpoint_if_cancelled()
+        return self._lease
 
     async def _start(self) -> None:
         """Commit the attempt, then let readers know of it."""

@@ -94,13 +94,15 @@ class Dispatcher:
 
     # -- accepting ---------------------------------------------------------
 
-    async def submit(self, request: TaskRequest, correlation_id: str) -> Accepted:
-        """Accept a task, or find the one with its id.
+    async def submit(
+        self, request: TaskRequest, correlation_id: str, task_id: str | None = None
+    ) -> Accepted:
+        """Accept a task, or find the one with its id; `task_id` is for one that brings none.
 
         Raises:
             Refusal: then nothing is reserved and nothing is written.
         """
-        task_id = request.task_id or new_uuid()
+        task_id = request.task_id or task_id or new_uuid()
         # Two POSTs with one new id: the second waits for the first's verdict
         # and then finds its task, so that one id never makes two.
         while (admitting := self._admitting.get(task_id)) is not None:

@@ -41,10 +41,11 @@ class EventLog:
 
     def __init__(self, max_bytes: int, first_id: int = 1) -> None:
         self._frames: list[bytes] = []
+        self._begin = first_id - 1
         self._first_id = first_id
         self._max_bytes = max_bytes
         self._dropped_through = 0
-        self._wake: asyncio.Event | None = None
+        self._waiting: set[asyncio.Future[None]] = set()
         self._farewell: bytes | None = None
         self._tokens = 0
         self.bytes = 0
@@ -85,10 +86,9 @@ class EventLog:
     async def follow(self, after_id: int) -> AsyncIterator[bytes]:
         """Frames after `after_id`, several joined where a reader lags, to the terminal one.
 
-        Ends without a terminal frame when frames it needs were dropped
-        meanwhile; the reader resumes, and is then told that they are gone.
+        Ends without a terminal frame when frames it needs were dropped; the reader resumes, and is then told that they are gone.
         """
-        position = max(after_id, self._first_id - 1)
+        position = max(after_id, self._begin)
         while True:
             while position < self.last_id:
                 if position < self._dropped_through:
@@ -98,15 +98,23 @@ class EventLog:
                 # A replay waits for nothing but `send`, which may never
                 # suspend: without this the loop would serve no one else, and a
                 # client that left would not be noticed.
-                await anyio.lowlevel.checkpoint()
+                if position < self.last_id:
+                    await anyio.lowlevel.checkpoint()
             if self.sealed:
                 return
             if self._farewell is not None:
                 yield self._farewell
                 return
-            if self._wake is None:
-                self._wake = asyncio.Event()
-            await self._wake.wait()
+            await self._next_change()
+
+    async def _next_change(self) -> None:
+        # `asyncio.Event` does the same at twice the cost, once per token and reader.
+        change = asyncio.get_running_loop().create_future()
+        self._waiting.add(change)
+        try:
+            await change
+        finally:
+            self._waiting.discard(change)
 
     def _batch(self, after_id: int) -> tuple[bytes, int]:
         start = after_id + 1 - self._first_id
@@ -125,7 +133,7 @@ class EventLog:
             raise LogSealed
         self._frames.append(frame)
         self.bytes += len(frame)
-        if self.bytes > self._max_bytes:
+        while self.bytes > self._max_bytes:
             self._drop_oldest()
         self._notify()
 
@@ -138,6 +146,6 @@ class EventLog:
         self._dropped_through = self._first_id - 1
 
     def _notify(self) -> None:
-        if self._wake is not None:
-            self._wake.set()
-            self._wake = None
+        for change in self._waiting:
+            if not change.done():
+                change.set_result(None)

@@ -42,6 +42,10 @@ class _Connection(aiosqlite.Connection):
         result: T = await self._execute(function, self._conn, *args)  # type: ignore[no-untyped-call]
         return result
 
+    def thread_ended(self) -> None:
+        """Wait for the thread of a connection that failed: it still has to tell the loop."""
+        self._thread.join()
+
 
 @dataclass(slots=True, eq=False)
 class _PendingWrite:
@@ -180,7 +184,11 @@ async def _connect(path: Path) -> AsyncIterator[_Connection]:
         return sqlite3.connect(path, isolation_level=None, timeout=BUSY_TIMEOUT_MS / 1000)
 
     connection = _Connection(connector, iter_chunk_size=64)
-    await connection
+    try:
+        await connection
+    except sqlite3.Error as error:
+        await anyio.to_thread.run_sync(connection.thread_ended)
+        raise StateDamaged(f"{path}: {error}; it must be a file this user can write") from error
     try:
         yield connection
     finally:

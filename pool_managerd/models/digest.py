@@ -8,6 +8,7 @@ again.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import threading
@@ -73,8 +74,10 @@ class ModelDigests:
         while len(self._known) > CACHE_ENTRIES_MAX:
             del self._known[next(iter(self._known))]
         fresh = self._path.with_suffix(".new")
-        fresh.write_bytes(msgspec.json.encode(self._known))
-        fresh.replace(self._path)
+        # A digest that cannot be kept is computed again at the next start.
+        with contextlib.suppress(OSError):
+            fresh.write_bytes(msgspec.json.encode(self._known))
+            fresh.replace(self._path)
 
 
 def _identity(stat: os.stat_result) -> str:

@@ -137,6 +137,20 @@ def test_leases_are_given_renewed_refused_and_given_back(
         assert 'replica_state{pool_id="fake",replica_id="fake/0",state="ready"} 1.0' in metrics
 
 
+def test_a_replica_that_dies_takes_its_leases_with_it(stacks: list[Stack], tmp_path: Path) -> None:
+    stack = started(stacks, tmp_path, fake_pool(tmp_path, restart={"base_ms": 600_000}))
+    wait_for(lambda: ready(stack), "the stand-in serves")
+    with stack.client("pool_managerd") as client:
+        body = lease_body(ttl_ms=600_000)
+        lease = client.post("/v1/leases", json=body).json()
+        pid = snapshot(stack).pools[0].replicas[0].pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: not snapshot(stack).pools[0].replicas[0].slots_used, "the lease is void")
+        refused = client.put(f"/v1/leases/{lease['lease_id']}", json=body)
+        assert (refused.status_code, refused.json()["details"]) == (409, {"reason": "not_ready"})
+
+
 def test_a_watch_tells_of_a_death_and_ends_with_the_daemon(
     stacks: list[Stack], tmp_path: Path
 ) -> None:

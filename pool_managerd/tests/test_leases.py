@@ -24,6 +24,7 @@ def refused(table: LeaseTable, wanted: Claim, now: int = 0) -> Conflict:
 
 
 def test_the_same_attempt_gets_the_same_lease_and_a_new_ttl() -> None:
+    """LO-POOL-051."""
     table = LeaseTable()
     first = table.grant(claim(), 0, "l1")
     again = table.grant(claim(), 900, "l2")
@@ -41,6 +42,7 @@ def test_slots_are_given_lowest_first_and_never_twice() -> None:
 
 
 def test_a_newer_epoch_takes_the_place_and_the_slot_of_the_older_one() -> None:
+    """LO-POOL-052."""
     table = LeaseTable()
     table.grant(claim("t0"), 0, "l0")
     old = table.grant(claim("t1"), 0, "l1")
@@ -64,6 +66,7 @@ def test_a_replica_that_is_not_ready_keeps_its_leases_and_gives_no_new_one() -> 
 
 
 def test_a_new_holder_voids_the_old_one_who_cannot_come_back() -> None:
+    """LO-POOL-053."""
     table = LeaseTable()
     table.grant(claim(), 0, "l1")
     table.grant(claim("t2", holder="h2"), 0, "l2")
@@ -72,6 +75,7 @@ def test_a_new_holder_voids_the_old_one_who_cannot_come_back() -> None:
 
 
 def test_a_lease_ends_at_its_ttl_to_the_millisecond() -> None:
+    """LO-POOL-055."""
     table = LeaseTable()
     table.grant(claim(), 0, "l1")
     assert not table.expire(TTL - 1)

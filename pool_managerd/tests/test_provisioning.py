@@ -51,17 +51,9 @@ def test_every_placeholder_of_a_command_is_filled_and_no_shell_is_asked() -> Non
     assert plan == command.plan(pool(mode="command", command=argv), SPEC)
 
 
-@pytest.mark.parametrize(
-    ("argv", "complaint"),
-    [
-        (["x", "{port}", "{prot}"], r"unknown placeholder \{prot\}; known: .*\{port\}"),
-        (["x", "--port", "8000"], r"must take its port from \{port\}"),
-    ],
-)
-def test_a_command_that_cannot_work_is_refused_with_the_configuration(
-    argv: list[str], complaint: str
-) -> None:
-    with pytest.raises(ValidationError, match=complaint):
+def test_an_unknown_placeholder_is_refused_with_the_configuration() -> None:
+    argv = ["x", "{port}", "{prot}"]
+    with pytest.raises(ValidationError, match=r"unknown placeholder \{prot\}; known: .*\{port\}"):
         Command.model_validate({"mode": "command", "command": argv}, strict=False)
 
 

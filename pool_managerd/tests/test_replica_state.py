@@ -21,6 +21,7 @@ def test_the_specification_holds_the_same_table() -> None:
 
 @pytest.mark.parametrize(("state", "move"), list(product(ReplicaState, Move)))
 def test_a_move_leads_where_the_table_says_or_is_refused(state: ReplicaState, move: Move) -> None:
+    """LO-POOL-002."""
     if (state, move) in MOVES:
         assert after(state, move) is MOVES[state, move]
     else:

@@ -64,6 +64,7 @@ def test_the_half_open_try_opens_the_breaker_by_failing() -> None:
 
 
 def test_serving_long_enough_forgets_and_serving_shorter_does_not() -> None:
+    """LO-POOL-023."""
     stable, restless = RestartBudget(PATIENT), RestartBudget(PATIENT)
     for budget in (stable, restless):
         for _ in range(3):

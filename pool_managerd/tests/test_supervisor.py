@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
+import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import anyio
 import pytest
@@ -14,20 +15,19 @@ import pytest
 from contracts.pools import FailureReason, ReplicaState
 from pool_managerd import launch
 from pool_managerd.procfs import group_members, process_stat
+from pool_managerd.run_records import ProcessRecord, RunRecords
 from test_harness.supervised import SupervisorHarness
+from worker_adapters.transport import EngineTransport
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 S = ReplicaState
+SLOW = {"base_ms": 60_000, "cap_ms": 60_000}
 
 
 async def wait_for(seen: Callable[[], bool]) -> None:
     with anyio.fail_after(20):
         while not seen():  # noqa: ASYNC110 - what is waited for is on disk
             await anyio.sleep(0.02)
-
-
-def argv_of(pid: int | None) -> bytes:
-    return Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 def is_gone(pid: int) -> bool:
@@ -72,7 +72,7 @@ async def test_a_child_that_dies_while_it_starts_is_noticed_at_once(
     harness: SupervisorHarness,
 ) -> None:
     """LO-POOL-006."""
-    pool = harness.pool("--fault", "die-at-start", restart={"base_ms": 60_000, "cap_ms": 60_000})
+    pool = harness.pool("--fault", "die-at-start", restart=SLOW)
     with anyio.fail_after(10):
         async with harness.supervise(pool, start_timeout_s=600) as it:
             await it.until_state(S.BACKOFF)
@@ -139,7 +139,7 @@ async def test_a_stop_while_it_starts_leaves_nothing(harness: SupervisorHarness)
 async def test_a_replica_that_never_opens_its_port_fails_by_its_deadline(
     harness: SupervisorHarness,
 ) -> None:
-    pool = harness.pool("--fault", "silent-start", restart={"base_ms": 60_000, "cap_ms": 60_000})
+    pool = harness.pool("--fault", "silent-start", restart=SLOW)
     async with harness.supervise(pool, start_timeout_s=0.5) as it:
         await it.until_state(S.BACKOFF)
         assert it.replica.last_error is not None
@@ -174,32 +174,26 @@ async def test_a_stand_in_that_takes_any_key_is_known_by_its_socket(
 async def test_an_impostor_on_the_port_is_refused_and_gets_no_prompt(
     harness: SupervisorHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """LO-POOL-004, LO-POOL-005: it answers 200 to everything, as our engine would."""
-    heard: list[bytes] = []
-
-    async def answer(stream: anyio.abc.SocketStream) -> None:
-        async with stream:
-            heard.append(await stream.receive())
-            await stream.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
-
-    impostor = await anyio.create_tcp_listener(local_host="127.0.0.1")
-    port = impostor.extra(anyio.abc.SocketAttribute.local_port)
+    """LO-POOL-004, LO-POOL-005: it answers everything, with any key, as our engine would."""
+    port = launch._free_port()
     monkeypatch.setattr(launch, "_free_port", lambda: port)
-    async with anyio.create_task_group() as group:
-        group.start_soon(impostor.serve, answer)
-        # The engine itself is slow to come up, so that the stranger is met first.
-        pool = harness.pool(
-            "--fault", "silent-start", restart={"base_ms": 60_000, "cap_ms": 60_000}
-        )
+    argv = [sys.executable, "-m", "test_harness.fake_engines.llamacpp", "--port", str(port)]
+    impostor = await anyio.open_process([*argv, "--fault", "wrong-identity"])
+    try:
+        # Our own engine opens no port, so that the stranger is the one who is met.
+        pool = harness.pool("--fault", "silent-start", restart=SLOW)
         async with harness.supervise(pool) as it:
             await it.until_state(S.BACKOFF)
             error = it.replica.last_error
-        group.cancel_scope.cancel()
-    await impostor.aclose()
+        async with EngineTransport() as transport:
+            figures = await transport.ask("GET", f"http://127.0.0.1:{port}/metrics", headers={})
+    finally:
+        impostor.kill()
+        await impostor.aclose()
     assert error is not None
     assert error.reason is FailureReason.IDENTITY_MISMATCH
     assert S.READY not in it.states
-    assert not any(b"/completion" in request for request in heard)
+    assert b"tokens_predicted_total 0" in figures.body
 
 
 async def test_a_port_that_is_taken_meanwhile_is_exchanged(
@@ -229,81 +223,52 @@ async def test_a_flood_of_output_neither_blocks_nor_fills_the_disk(
     assert (logs / "p@0.log.1").stat().st_size <= 4 * 1024 * 1024
 
 
-async def test_a_digest_is_learned_beside_the_start(harness: SupervisorHarness) -> None:
+async def test_a_disk_that_takes_no_record_is_a_failure_and_not_the_end(
+    harness: SupervisorHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process that was started without a record is ended, and tried again."""
+    write = RunRecords.write
+    broken = [OSError(errno.ENOSPC, "No space left on device")]
+    pids: list[int] = []
+
+    def fail_once(self: RunRecords, record: ProcessRecord) -> None:
+        pids.append(record.pid)
+        if broken:
+            raise broken.pop()
+        write(self, record)
+
+    monkeypatch.setattr(RunRecords, "write", fail_once)
     async with harness.supervise(harness.pool()) as it:
-        await it.until(lambda replica: replica.model_digest is not None)
-        digest = it.replica.model_digest
-    model = {"id": "m", "ref": f"file:{harness.model}", "digest": digest}
-    async with harness.supervise(harness.pool(model=model)) as it:
+        await it.until_state(S.READY)
+        assert it.replica.last_error is not None
+        assert "No space left" in it.replica.last_error.message
+        assert it.replica.pid == pids[1]
+        assert is_gone(pids[0])
+
+
+async def test_an_engine_that_takes_no_connection_any_more_is_started_again(
+    harness: SupervisorHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pool_managerd.readiness.OBSERVE_S", 0.1)
+    async with harness.supervise(harness.pool("--fault", "deaf-after-1")) as it:
+        await it.until_state(S.UNHEALTHY)
+        await it.until_state(S.BACKOFF)
+        assert it.replica.last_error is not None
+        assert it.replica.last_error.reason is FailureReason.UNREACHABLE
         await it.until_state(S.READY)
 
 
-async def test_a_model_of_another_digest_never_serves(harness: SupervisorHarness) -> None:
-    """LO-POOL-014, LO-POOL-024."""
-    model = {"id": "m", "ref": f"file:{harness.model}", "digest": f"sha256:{'0' * 64}"}
-    async with harness.supervise(harness.pool(model=model)) as it:
-        await it.until_state(S.FAILED)
-        error = it.replica.last_error
-    assert error is not None
-    assert error.reason is FailureReason.MODEL_INVALID
-    assert "model.digest asks for" in error.message
-    assert S.READY not in it.states
-
-
-async def test_a_missing_model_is_given_up_at_once_by_its_path(harness: SupervisorHarness) -> None:
-    """LO-POOL-013, LO-POOL-024."""
-    pool = harness.pool(model={"id": "m", "ref": "file:/no/such.gguf"})
-    async with harness.supervise(pool) as it:
-        await it.until_state(S.FAILED)
-        error = it.replica.last_error
-    assert error is not None
-    assert error.reason is FailureReason.MODEL_MISSING
-    assert "/no/such.gguf" in error.message
-    assert it.states[:2] == [S.PROVISIONING, S.FAILED]
-
-
-@pytest.mark.parametrize(
-    ("fault", "reason", "words"),
-    [
-        ("bad-model", FailureReason.MODEL_INVALID, "damaged"),
-        ("out-of-memory", FailureReason.EXITED, "lower `ctx` or `slots`"),
-        ("bad-argument", FailureReason.BAD_ARGUMENT, "engine_args"),
-        ("port-taken", FailureReason.PORT_TAKEN, "another one is tried"),
-    ],
-)
-async def test_last_words_become_a_reason_and_a_remedy(
-    harness: SupervisorHarness, fault: str, reason: FailureReason, words: str
+async def test_a_frozen_engine_is_not_taken_for_dead(
+    harness: SupervisorHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """LO-POOL-015."""
-    pool = harness.pool("--fault", fault, restart={"base_ms": 60_000, "cap_ms": 60_000})
-    async with harness.supervise(pool) as it:
-        await it.until(lambda replica: replica.last_error is not None)
-        error = it.replica.last_error
-    assert error is not None
-    assert error.reason is reason
-    assert words in error.message
-
-
-async def test_a_crash_is_named_by_its_signal(harness: SupervisorHarness) -> None:
-    async with harness.supervise(harness.pool("--fault", "crash-after-0")) as it:
-        await it.until(lambda replica: replica.last_error is not None)
-        error = it.replica.last_error
-    assert error is not None
-    assert error.reason is FailureReason.CRASH
-    assert "SIGSEGV" in error.message
-
-
-async def test_the_key_of_a_launch_is_in_no_argument_log_or_record(
-    harness: SupervisorHarness,
-) -> None:
-    """LO-POOL-036."""
-    async with harness.supervise(harness.pool()) as it:
+    """LO-POOL-016: its port still takes connections, as in a long prefill."""
+    monkeypatch.setattr("pool_managerd.readiness.OBSERVE_S", 0.05)
+    monkeypatch.setattr("pool_managerd.readiness.PROBE_S", 0.1)
+    async with harness.supervise(harness.pool(), grace_ms=200) as it:
         await it.until_state(S.READY)
-        assert it.replica.endpoint is not None
-        key = it.replica.endpoint.api_key
-        assert key is not None
-        assert key.encode() not in argv_of(it.replica.pid)
-        assert key not in repr(it.replica.endpoint)
-        for file in harness.state_dir.rglob("*.*"):
-            assert key.encode() not in file.read_bytes()
-            assert file.stat().st_mode & 0o077 == 0 or file.suffix == ".json"
+        pid = it.replica.pid
+        assert pid is not None
+        os.kill(pid, signal.SIGSTOP)
+        await anyio.sleep(1.0)
+        assert it.replica.state is S.READY
+    assert is_gone(pid)

@@ -14,6 +14,7 @@ silent-start     opens no port, for ever
 die-at-start     ends with exit code 3 before it listens
 die-after-N      ends with exit code 3 once N tokens were sent, over all streams
 crash-after-N    the same with SIGSEGV
+deaf-after-N     closes its port once N tokens were sent, and lives on
 hang-after-N     sends N tokens of a stream, then nothing, for ever
 wrong-identity   takes every key, as a stranger's server would
 grandchild       starts a child in its group that ignores SIGTERM and never ends
@@ -82,6 +83,7 @@ class FakeEngine:
         self.free = asyncio.Semaphore(options.slots)
         self.sent = 0
         self.deferred = 0
+        self.deaf = asyncio.Event()
 
     def app(self) -> web.Application:
         """The routes of llama-server that an adapter uses."""
@@ -181,6 +183,8 @@ class FakeEngine:
             await self._before_token(index)
             await asyncio.sleep(self.options.token_ms / 1000)
             self.sent += 1
+            if self.sent >= self.faults.numbers.get("deaf-after", sys.maxsize):
+                self.deaf.set()
             await response.write(
                 _event({"index": 0, "content": f" w{index}", "tokens": [index], "stop": False})
             )
@@ -237,12 +241,21 @@ async def _serve(options: argparse.Namespace, *, ignore_term: bool) -> None:
     stopping = asyncio.Event()
     on_term = (lambda: None) if ignore_term else stopping.set
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, on_term)
-    runner = web.AppRunner(FakeEngine(options).app(), handler_cancellation=True, access_log=None)
+    engine = FakeEngine(options)
+    runner = web.AppRunner(engine.app(), handler_cancellation=True, access_log=None)
     await runner.setup()
-    await web.TCPSite(runner, options.host, options.port).start()
+    site = web.TCPSite(runner, options.host, options.port)
+    await site.start()
+    deafness = asyncio.create_task(_go_deaf(engine, site))
     await stopping.wait()
+    deafness.cancel()
     # As llama-server does: open streams are cut, not finished.
     os._exit(0)
+
+
+async def _go_deaf(engine: FakeEngine, site: web.TCPSite) -> None:
+    await engine.deaf.wait()
+    await site.stop()
 
 
 def _die_at_once(names: set[str]) -> None:

@@ -1,0 +1,109 @@
+"""Why a replica does not serve: its model, its last words, its key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import anyio
+import pytest
+
+from contracts.pools import FailureReason, ReplicaState
+from pool_managerd.models.digest import ModelDigests
+from test_harness.supervised import SupervisorHarness
+
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+S = ReplicaState
+SLOW = {"base_ms": 60_000, "cap_ms": 60_000}
+
+
+def argv_of(pid: int | None) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+async def test_a_digest_is_learned_beside_the_start(harness: SupervisorHarness) -> None:
+    async with harness.supervise(harness.pool()) as it:
+        await it.until(lambda replica: replica.model_digest is not None)
+        digest = it.replica.model_digest
+    model = {"id": "m", "ref": f"file:{harness.model}", "digest": digest}
+    async with harness.supervise(harness.pool(model=model)) as it:
+        await it.until_state(S.READY)
+
+
+async def test_a_model_of_another_digest_never_serves(
+    harness: SupervisorHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LO-POOL-014, LO-POOL-024: also where hashing takes longer than loading."""
+    digest_of = ModelDigests.of
+
+    async def slowly(self: ModelDigests, model: Path) -> str:
+        await anyio.sleep(1.5)
+        return await digest_of(self, model)
+
+    monkeypatch.setattr(ModelDigests, "of", slowly)
+    model = {"id": "m", "ref": f"file:{harness.model}", "digest": f"sha256:{'0' * 64}"}
+    async with harness.supervise(harness.pool(model=model)) as it:
+        await it.until_state(S.FAILED)
+        error = it.replica.last_error
+    assert error is not None
+    assert error.reason is FailureReason.MODEL_INVALID
+    assert "model.digest asks for" in error.message
+    assert S.READY not in it.states
+
+
+async def test_a_missing_model_is_given_up_at_once_by_its_path(harness: SupervisorHarness) -> None:
+    """LO-POOL-013, LO-POOL-024."""
+    pool = harness.pool(model={"id": "m", "ref": "file:/no/such.gguf"})
+    async with harness.supervise(pool) as it:
+        await it.until_state(S.FAILED)
+        error = it.replica.last_error
+    assert error is not None
+    assert error.reason is FailureReason.MODEL_MISSING
+    assert "/no/such.gguf" in error.message
+    assert it.states[:2] == [S.PROVISIONING, S.FAILED]
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason", "words"),
+    [
+        ("bad-model", FailureReason.MODEL_INVALID, "damaged"),
+        ("out-of-memory", FailureReason.EXITED, "lower `ctx` or `slots`"),
+        ("bad-argument", FailureReason.BAD_ARGUMENT, "engine_args"),
+        ("port-taken", FailureReason.PORT_TAKEN, "another one is tried"),
+    ],
+)
+async def test_last_words_become_a_reason_and_a_remedy(
+    harness: SupervisorHarness, fault: str, reason: FailureReason, words: str
+) -> None:
+    """LO-POOL-015."""
+    pool = harness.pool("--fault", fault, restart=SLOW)
+    async with harness.supervise(pool) as it:
+        await it.until(lambda replica: replica.last_error is not None)
+        error = it.replica.last_error
+    assert error is not None
+    assert error.reason is reason
+    assert words in error.message
+
+
+async def test_a_crash_is_named_by_its_signal(harness: SupervisorHarness) -> None:
+    async with harness.supervise(harness.pool("--fault", "crash-after-0")) as it:
+        await it.until(lambda replica: replica.last_error is not None)
+        error = it.replica.last_error
+    assert error is not None
+    assert error.reason is FailureReason.CRASH
+    assert "SIGSEGV" in error.message
+
+
+async def test_the_key_of_a_launch_is_in_no_argument_log_or_record(
+    harness: SupervisorHarness,
+) -> None:
+    """LO-POOL-036."""
+    async with harness.supervise(harness.pool()) as it:
+        await it.until_state(S.READY)
+        assert it.replica.endpoint is not None
+        key = it.replica.endpoint.api_key
+        assert key is not None
+        assert key.encode() not in argv_of(it.replica.pid)
+        assert key not in repr(it.replica.endpoint)
+        for file in harness.state_dir.rglob("*.*"):
+            assert key.encode() not in file.read_bytes()
+            assert file.stat().st_mode & 0o077 == 0 or file.suffix == ".json"
