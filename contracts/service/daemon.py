@@ -13,11 +13,13 @@ starting is recovering, where a server over a dead engine room would go on sayin
 from __future__ import annotations
 
 import argparse
+import os
 import resource
 import signal
 import socket
 import ssl
 import sys
+import threading
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -48,7 +50,9 @@ EXIT_BUSY = 75
 EXIT_BAD_CONFIG = 78
 
 HARD_STOP_MARGIN_SECONDS = 5.0
+LEAVE_MARGIN_SECONDS = 10.0
 OPEN_FILES_BESIDE_SOCKETS = 1024
+HEARD_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class StateDamaged(Exception):
@@ -173,6 +177,7 @@ async def _serve_until_drained(
                 await drain.wait_idle()
         finally:
             RunFile.remove(settings.state_dir, name)
+            _force_exit(name, config.timeouts.stop_grace_ms / 1000 + LEAVE_MARGIN_SECONDS)
         closing.set()
     if deadline.cancelled_caught:
         log.error("daemon.stop_overran", seconds=hard, streams_open=drain.streams_open)
@@ -182,14 +187,36 @@ async def _serve_until_drained(
 async def _watch_signals(
     drain: Drain, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
 ) -> None:
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
-        task_status.started()
-        async for number in signals:
-            if number == signal.SIGHUP:
-                log.warning("daemon.reload_not_served", remedy="restart to read the config again")
-            else:
-                log.info("daemon.stopping", signal=signal.Signals(number).name)
-                drain.begin()
+    try:
+        with anyio.open_signal_receiver(*HEARD_SIGNALS) as signals:
+            task_status.started()
+            async for number in signals:
+                if number == signal.SIGHUP:
+                    remedy = "restart to read the config again"
+                    log.warning("daemon.reload_not_served", remedy=remedy)
+                else:
+                    log.info("daemon.stopping", signal=signal.Signals(number).name)
+                    drain.begin()
+    finally:
+        # The receiver puts the defaults back, and the interpreter takes a while
+        # to end: a second SIGTERM would turn a clean exit into a death.
+        for number in HEARD_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+
+
+def _force_exit(name: str, seconds: float) -> None:
+    """End the process `seconds` from now, where it has not ended by itself.
+
+    A thread that hangs in the kernel, on a dead file server or a lost card, can
+    be neither canceled nor left: the interpreter waits for it at exit, for ever.
+    """
+
+    def end() -> None:
+        os._exit(_ended(name, EXIT_OTHER, "a hanging thread held up the exit; left without it"))
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
 
 
 def _arguments(name: str, argv: Sequence[str] | None) -> argparse.Namespace:

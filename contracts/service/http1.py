@@ -76,6 +76,8 @@ class Connection(TCPServer):
                 )
                 await self.idle_task.restart(tasks, self._idle_timeout)
                 await self._read_data()
+                # Nothing more will be asked: no point in waiting for it.
+                await self.idle_task.stop()
         except OSError:
             pass  # The peer is gone; there is nobody to tell.
         finally:
@@ -91,6 +93,8 @@ class Connection(TCPServer):
                 self._idle[self] = None
             else:
                 self._idle.pop(self, None)
+            if self.reader.at_eof():
+                return  # Hypercorn would keep a socket that its client has left.
         await super().protocol_send(event)
 
     async def _write(self, data: bytes) -> None:

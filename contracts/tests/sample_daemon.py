@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import anyio
+import anyio.to_thread
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
@@ -19,7 +21,7 @@ from contracts.service.settings import Settings
 
 @asynccontextmanager
 async def open_service(settings: Settings, drain: Drain) -> AsyncIterator[Service]:
-    """Faults are chosen by LLORCH_FAILPOINTS: damaged, crash, stuck, hang."""
+    """Faults are chosen by LLORCH_FAILPOINTS: damaged, crash, stuck, hang, thread."""
     fault = settings.failpoints
     if fault == "damaged":
         raise StateDamaged("state.sqlite is damaged;\nrestore the backup beside it")
@@ -60,6 +62,8 @@ async def open_service(settings: Settings, drain: Drain) -> AsyncIterator[Servic
     ]
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(background)
+        if fault == "thread":
+            tasks.start_soon(anyio.to_thread.run_sync, time.sleep, 3600)
         listen = settings.config.orchestratord
         yield Service(build_app(routes, settings=settings, listen=listen, drain=drain), stop)
         tasks.cancel_scope.cancel()

@@ -200,6 +200,16 @@ def test_a_stop_that_hangs_is_cut_at_its_deadline(start: Start, fault: str) -> N
     assert "stopping took too long" in line
 
 
+def test_a_thread_that_hangs_cannot_hold_up_the_exit(start: Start) -> None:
+    text = PORT_ZERO + "timeouts: {drain_ms: 0, stop_grace_ms: 0}"
+    process = start(text, "--test-mode", LLORCH_FAILPOINTS="thread")
+    process.port()
+    process.child.terminate()
+    code, line = process.said()
+    assert code == 1
+    assert "hanging thread" in line
+
+
 def test_a_killed_daemon_leaves_no_lock_and_its_address_is_replaced(start: Start) -> None:
     first = start()
     first.port()

@@ -10,7 +10,7 @@ import anyio.lowlevel
 import pytest
 
 from contracts.errors import ErrorEnvelope
-from contracts.service.http1 import HEADER_BYTES_MAX
+from contracts.service.http1 import HEADER_BYTES_MAX, IDLE_SECONDS
 from contracts.tests.conftest import ANSWER_SECONDS, TOKEN, Serving, parse, read_all
 
 pytestmark = pytest.mark.anyio
@@ -394,6 +394,18 @@ async def test_idle_sockets_give_way_to_new_ones(serving: Serving) -> None:
             assert await read_all(streams[0]) == b""
         for stream in streams:
             await stream.aclose()
+
+
+async def test_a_client_that_has_left_holds_no_socket(serving: Serving) -> None:
+    """It is answered what it asked and closed at once, not after the idle time."""
+    async with serving() as served:
+        for asked in (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n", b""):
+            async with await served.connect() as stream:
+                await stream.send(asked or b"GET")
+                await stream.send_eof()
+                with anyio.fail_after(IDLE_SECONDS / 2):
+                    answer = await read_all(stream)
+            assert not asked or parse(answer).status == 200
 
 
 async def test_a_reader_that_takes_nothing_is_cut_off(serving: Serving) -> None:

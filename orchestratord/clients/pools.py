@@ -28,6 +28,7 @@ RECONNECT_BASE_S = 0.05
 RECONNECT_CAP_S = 2.0
 LEASE_TTL_MS = 30_000
 SNAPSHOT_BYTES_MAX = 8_388_608
+ANSWER_BYTES_MAX = 65_536
 
 
 class PoolManagerAway(Exception):
@@ -65,9 +66,15 @@ class PoolsClient:
     async def acquire(
         self, replica_id: str, task_id: str, epoch: int, correlation_id: str
     ) -> Lease:
-        """A slot of a replica; raises `LeaseRefused` or `PoolManagerAway`."""
+        """A slot of a replica; raises `LeaseRefused` or `PoolManagerAway`.
+
+        A cancellation waits for the answer, which has a deadline: a request
+        torn off may have been granted, and a lease that nobody knows blocks its
+        slot until its TTL.
+        """
         body = self._lease_body(replica_id, task_id, epoch)
-        status, answer = await self._call("POST", "/v1/leases", body, correlation_id)
+        with anyio.CancelScope(shield=True):
+            status, answer = await self._call("POST", "/v1/leases", body, correlation_id)
         if status != 201:
             raise LeaseRefused(f"{replica_id}: lease answered {status}")
         try:
@@ -105,9 +112,13 @@ class PoolsClient:
         try:
             with anyio.fail_after(CALL_DEADLINE_S):
                 async with self._session.request(
-                    method, f"{self._address()}{path}", data=body, headers=headers
+                    method,
+                    f"{self._address()}{path}",
+                    data=body,
+                    headers=headers,
+                    allow_redirects=False,
                 ) as response:
-                    return response.status, await response.content.read(65_536)
+                    return response.status, await _whole(response.content)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             self._url = None
             raise PoolManagerAway(f"{method} {path}: {error or 'timed out'}") from error
@@ -117,7 +128,10 @@ class PoolsClient:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=WATCH_SILENCE_S)
         try:
             async with self._session.get(
-                f"{self._address()}/v1/watch", headers=self._headers, timeout=timeout
+                f"{self._address()}/v1/watch",
+                headers=self._headers,
+                timeout=timeout,
+                allow_redirects=False,
             ) as response:
                 if response.status != 200:
                     raise PoolManagerAway(f"GET /v1/watch answered {response.status}")
@@ -125,6 +139,7 @@ class PoolsClient:
                 async for chunk in response.content.iter_any():
                     for data in parser.feed(chunk):
                         yield Snapshot.model_validate_json(data)
+                raise PoolManagerAway("GET /v1/watch ended")
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             raise PoolManagerAway(f"GET /v1/watch: {error or 'timed out'}") from error
 
@@ -137,8 +152,18 @@ class PoolsClient:
         return self._url
 
 
+async def _whole(body: aiohttp.StreamReader) -> bytes:
+    """All of an answer: `read` alone gives what has come so far."""
+    answer = bytearray()
+    async for chunk in body.iter_any():
+        answer += chunk
+        if len(answer) > ANSWER_BYTES_MAX:
+            raise aiohttp.ClientPayloadError(f"an answer of more than {ANSWER_BYTES_MAX} bytes")
+    return bytes(answer)
+
+
 def new_session() -> aiohttp.ClientSession:
-    """A session for calls between the daemons: no proxy, no cookies, no redirects kept."""
+    """A session for calls between the daemons: no proxy, no cookies."""
     return aiohttp.ClientSession(
         trust_env=False,
         cookie_jar=aiohttp.DummyCookieJar(),

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 
 import anyio
+import anyio.lowlevel
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -53,6 +54,8 @@ class LogResponse(Response):
     ) -> None:
         """Send the log; raises `Refusal` before the headers where too many streams are open."""
         with self._drain.stream():
+            # A task that was just posted is on its way to an engine: that goes first.
+            await anyio.lowlevel.checkpoint()
             await send(
                 {
                     "type": "http.response.start",

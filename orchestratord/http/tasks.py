@@ -59,7 +59,7 @@ class TaskRoutes:
             refusal.headers = headers
             raise
         log = self._shelf.get(accepted.task_id)
-        if EVENT_STREAM in request.headers.get("accept", "") and log is not None:
+        if EVENT_STREAM in request.headers.get("accept", "") and log and log.keeps_all_after(0):
             return self._follow(log, 0, headers)
         if accepted.queue_position is not None:
             headers["X-Queue-Position"] = str(accepted.queue_position)

@@ -186,7 +186,7 @@ class Attempt:
         give it back before its TTL.
         """
         with anyio.CancelScope(shield=True):
-            self._lease = await self._tools.pools.acquire(
+            self._lease = lease = await self._tools.pools.acquire(
                 self.replica.replica_id,
                 self._task.task_id,
                 self.number,
@@ -194,7 +194,7 @@ class Attempt:
             )
         self._renewed_at = self._tools.clock.now()
         await anyio.lowlevel.checkpoint_if_cancelled()
-        return self._lease
+        return lease
 
     async def _start(self) -> None:
         """Commit the attempt, then let readers know of it."""
@@ -235,18 +235,21 @@ class Attempt:
             self.first_token_at = now
             await self._make_readable()
         self.last_token_at = now
+        self._log.append_token(text)
         self._text.append(text)
         self.tokens_out += 1
-        self._log.append_token(text)
         if self.tokens_out % YIELD_EVERY_TOKENS == 0:
             await anyio.lowlevel.checkpoint()
 
     async def _make_readable(self) -> None:
         """The point of no return: after this commit the task never runs again.
 
-        The commit cannot be canceled, so an abort that came meanwhile is
-        honoured right after it, before the token can be seen.
+        An abort that came with the token is honoured first, because it may have
+        decided that the task runs again.  The commit cannot be canceled, so one
+        that came meanwhile is honoured right after it, before the token can be
+        seen.
         """
+        await anyio.lowlevel.checkpoint_if_cancelled()
         reserved = self._log.last_id + (self._task.request.max_tokens or 0) + EVENT_ID_SLACK
         self.readable = True
         try:

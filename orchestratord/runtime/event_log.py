@@ -86,7 +86,8 @@ class EventLog:
     async def follow(self, after_id: int) -> AsyncIterator[bytes]:
         """Frames after `after_id`, several joined where a reader lags, to the terminal one.
 
-        Ends without a terminal frame when frames it needs were dropped; the reader resumes, and is then told that they are gone.
+        Ends without a terminal frame when frames it needs were dropped; the
+        reader resumes, and is then told that they are gone.
         """
         position = max(after_id, self._begin)
         while True:

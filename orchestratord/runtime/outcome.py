@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from contracts.errors import RETRIABLE, ErrorCode
+from contracts.errors import MESSAGE_MAX, RETRIABLE, ErrorCode
 from contracts.events import EndEvent, ErrorEvent
 from contracts.tasks import TaskState
 from orchestratord.domain.task_state import Move
@@ -81,7 +81,7 @@ def terminal_event(outcome: Outcome) -> EndEvent | ErrorEvent:
 def _error_of(ending: Final) -> tuple[str | None, str | None]:
     match ending:
         case Failed(code, message):
-            return code.value, message
+            return code.value, message[:MESSAGE_MAX]
         case Canceled(message):
             return ErrorCode.CANCELED.value, message
         case Succeeded():

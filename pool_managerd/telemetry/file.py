@@ -34,7 +34,8 @@ class FileSource:
     async def _sample(self, take: Take) -> None:
         """Take what the file says; of a file that stays bad the log hears once."""
         try:
-            sample = await anyio.to_thread.run_sync(self._read)
+            # A dead file server must hold up neither the daemon nor its stop.
+            sample = await anyio.to_thread.run_sync(self._read, abandon_on_cancel=True)
         except (OSError, ValueError) as error:
             if not self._complained:
                 _log.warning("telemetry.bad_file", file=str(self._path), message=_reason(error))
@@ -44,6 +45,8 @@ class FileSource:
         take(sample)
 
     def _read(self) -> DeviceSample:
+        if not self._path.is_file():
+            raise OSError(f"{self._path} is not a file")
         with self._path.open("rb") as file:
             content = file.read(FILE_BYTES_MAX + 1)
         if len(content) > FILE_BYTES_MAX:

@@ -14,7 +14,7 @@ from test_harness.task_client import TaskClient, assert_grammar, text_of
 
 pytestmark = pytest.mark.slow
 
-LONG_PROMPT = "The river " * 700
+LONG_PROMPT = "The river " * 250
 """Seconds of prefill on the slow model: time to die before a first token."""
 
 

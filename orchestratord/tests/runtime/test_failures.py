@@ -1,0 +1,178 @@
+"""Leases, engines and disks that fail, and what becomes of the task."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import anyio
+import pytest
+
+from contracts.errors import ErrorCode
+from orchestratord.errors import StorageBusy
+from orchestratord.tests.builders import replica
+from orchestratord.tests.runtime.frames import text_of
+from orchestratord.tests.runtime.world import END, PoolFault, World, error_of, world_at
+from worker_adapters.base import Token
+from worker_adapters.errors import EngineLost
+from worker_adapters.scripted import Fault, Step
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.mark.parametrize("fault", list(PoolFault))
+async def test_a_lease_that_is_not_granted_puts_the_task_back_in_line(
+    world: World, fault: PoolFault
+) -> None:
+    world.leases.faults.append(fault)
+    accepted = await world.submit()
+    await anyio.wait_all_tasks_blocked()
+    assert world.dispatcher.position(accepted.task_id) == 0
+    assert (await world.row(accepted))["state"] == "queued"
+    await world.pass_time(1)
+    frames = await world.frames(accepted)
+    assert [frame.name for frame in frames] == ["started", "token", "token", "end"]
+    assert frames[0].data["attempt"] == 2
+    assert world.leases.epochs == [("chat/0", 1), ("chat/0", 2)]
+
+
+@pytest.mark.parametrize("fault", [Fault.LOST, Fault.UNREACHABLE, Fault.BUSY])
+async def test_an_engine_lost_before_a_token_means_another_attempt_elsewhere(
+    world: World, fault: Fault
+) -> None:
+    """LO-ORC-042, LO-ORC-070."""
+    world.serve(replica(0), replica(1))
+    world.play([fault])
+    accepted = await world.submit()
+    frames = await world.frames(accepted)
+    assert [frame.name for frame in frames] == ["started", "started", "token", "token", "end"]
+    assert [frame.id for frame in frames] == [1, 2, 3, 4, 5]
+    assert [f.data["attempt"] for f in frames[:2]] == [1, 2]
+    assert [f.data["replica_id"] for f in frames[:2]] == ["chat/0", "chat/1"]
+    assert world.engines.clients[0].reached[fault] == 1
+    row = await world.row(accepted)
+    assert (row["attempt"], row["readable"], row["replica_id"]) == (2, 2, "chat/1")
+
+
+async def test_an_engine_lost_after_a_token_ends_the_task_worker_reset(world: World) -> None:
+    """LO-ORC-043: with the text that was sent."""
+    world.play([Token("par"), Token("t"), Fault.LOST])
+    frames = await world.frames(accepted := await world.submit())
+    assert error_of(frames) is ErrorCode.WORKER_RESET
+    assert frames[-1].data["retriable"] is True
+    assert text_of(frames) == (await world.row(accepted))["text"] == "part"
+    assert len(world.engines.clients) == 1
+
+
+async def test_a_task_that_lost_three_replicas_is_given_up(world: World) -> None:
+    """LO-ORC-044."""
+    world.serve(*(replica(n) for n in range(4)))
+    world.play([Fault.LOST], [Fault.LOST], [Fault.LOST])
+    frames = await world.frames(await world.submit())
+    assert [frame.name for frame in frames] == ["started"] * 3 + ["error"]
+    assert error_of(frames) is ErrorCode.WORKER_RESET
+    assert "given up after 3" in frames[-1].data["message"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [
+        (Fault.CONTEXT_EXCEEDED, ErrorCode.CONTEXT_EXCEEDED),
+        (Fault.INVALID, ErrorCode.INVALID_PARAMS),
+        (Fault.FOREIGN, ErrorCode.UPSTREAM_PROTOCOL),
+        (Fault.UNFINISHED, ErrorCode.UPSTREAM_PROTOCOL),
+    ],
+)
+@pytest.mark.parametrize("tokens", [0, 2])
+async def test_what_an_engine_will_never_do_ends_the_task(
+    world: World, fault: Fault, code: ErrorCode, tokens: int
+) -> None:
+    """LO-ORC-016."""
+    world.play([*[Token("a")] * tokens, fault])
+    assert error_of(await world.frames(await world.submit())) is code
+    assert len(world.engines.clients) == 1
+
+
+async def test_an_engine_that_goes_on_past_max_tokens_is_cut(world: World) -> None:
+    world.play([Token("a")] * 50)
+    frames = await world.frames(await world.submit(max_tokens=4))
+    assert error_of(frames) is ErrorCode.UPSTREAM_PROTOCOL
+    assert text_of(frames) == "aaaa"
+    assert world.engines.clients[0].abandoned == 1
+
+
+async def test_a_defect_in_one_attempt_ends_that_task_and_no_other(world: World) -> None:
+    """LO-ORC-100."""
+    world.engines.defect = RuntimeError("a detail that no client reads")
+    frames = await world.frames(await world.submit())
+    assert error_of(frames) is ErrorCode.INTERNAL
+    assert "detail" not in frames[-1].data["message"]
+    assert (await world.frames(await world.submit()))[-1].name == "end"
+
+
+async def test_text_that_is_no_text_ends_that_task_and_no_other(world: World) -> None:
+    """LO-ORC-100."""
+    world.play([Token("good"), Token("\ud800")])
+    accepted = await world.submit()
+    frames = await world.frames(accepted)
+    assert error_of(frames) is ErrorCode.INTERNAL
+    assert (await world.row(accepted))["text"] == text_of(frames) == "good"
+    assert (await world.frames(await world.submit()))[-1].name == "end"
+
+
+async def test_a_long_reason_is_cut_to_what_an_event_may_hold(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "worker_adapters.scripted.fault_error", lambda _: _lost_with_a_long_message()
+    )
+    world.play([Token("a"), Fault.LOST])
+    frames = await world.frames(await world.submit())
+    assert error_of(frames) is ErrorCode.WORKER_RESET
+    assert len(frames[-1].data["message"]) == 2_048
+
+
+def _lost_with_a_long_message() -> Exception:
+    return EngineLost("x" * 5_000)
+
+
+async def test_an_end_that_cannot_be_written_waits_for_the_lock_to_go(world: World) -> None:
+    gate = asyncio.Event()
+    world.play([Token("a"), gate, END])
+    accepted = await world.submit()
+    await world.until(accepted, "token")
+    with world.locked():
+        gate.set()
+        for _ in range(3):
+            with pytest.raises(StorageBusy):
+                await world.submit()
+        assert not world.log(accepted).sealed
+    assert (await world.frames(accepted))[-1].name == "end"
+    assert (await world.row(accepted))["state"] == "succeeded"
+
+
+async def test_many_tasks_with_cancels_and_lost_engines_each_end_once(path: Path) -> None:
+    """LO-ORC-090."""
+    async with world_at(path, slots=3) as world:
+        world.serve(replica(0, slots=2), replica(1, slots=2), replica(2, slots=2))
+        scripts: list[list[Step]] = [
+            [Token("a"), END],
+            [Fault.LOST],
+            [Token("b"), Fault.LOST],
+            [Fault.BUSY],
+        ]
+        world.play(*(scripts[n % 4] for n in range(80)))
+        tasks = [await world.submit(priority=("batch", "interactive")[n % 2]) for n in range(60)]
+        async with anyio.create_task_group() as group:
+            for task in tasks[::7]:
+                group.start_soon(world.dispatcher.cancel, task.task_id)
+            with anyio.fail_after(20):
+                while world.dispatcher.waiting or world.dispatcher.attempts:
+                    await world.pass_time(0.3)
+        for task in tasks:
+            frames = await world.frames(task)
+            assert [f.name in ("end", "error") for f in frames].count(True) == 1
+            assert [frame.id for frame in frames] == list(range(1, len(frames) + 1))
+            assert (await world.row(task))["last_event_id"] == len(frames)
+        assert world.leases.held == {}
+        assert [world.scheduler.active(f"chat/{n}") for n in range(3)] == [0, 0, 0]

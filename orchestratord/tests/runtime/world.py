@@ -1,0 +1,270 @@
+"""Everything below HTTP, with a real database, a clock moved by hand and engines that are told."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from sqlite3 import Connection, Row, connect
+from typing import Any
+
+import anyio
+from anyio.abc import TaskGroup
+
+from contracts.config import Streams, Timeouts
+from contracts.errors import ErrorCode
+from contracts.ids import new_uuid
+from contracts.pools import Lease, ReplicaView
+from contracts.service.prometheus import MetricsRegistry
+from orchestratord.clients.pools import LeaseRefused, PoolManagerAway, PoolsClient
+from orchestratord.domain.admission import PoolSpec
+from orchestratord.domain.scheduler import Scheduler
+from orchestratord.runtime.attempt import Attempt, AttemptTools
+from orchestratord.runtime.dispatcher import Accepted, Dispatcher
+from orchestratord.runtime.event_log import EventLog
+from orchestratord.runtime.housekeeping import Housekeeping
+from orchestratord.runtime.log_shelf import LogShelf
+from orchestratord.runtime.pool_view import PoolsView
+from orchestratord.runtime.recovery import Recovery
+from orchestratord.runtime.task_metrics import TaskMetrics
+from orchestratord.stores.database import Database, open_database
+from orchestratord.stores.tasks import TaskStore
+from orchestratord.tests.builders import pool_view, replica, snapshot, task_request
+from orchestratord.tests.runtime.frames import Frame, parse, read
+from worker_adapters.base import EngineClient, Finished, Token
+from worker_adapters.registry import Engine
+from worker_adapters.scripted import ScriptedClient, Step
+from worker_adapters.transport import EngineTransport
+
+WIDE = PoolSpec("chat", "llamacpp", "tiny", "file:/models/tiny", ctx=1_000_000)
+END = Finished(finish_reason="stop", tokens_in=3, tokens_out=2, cached_tokens=0)
+GREETING: tuple[Step, ...] = (Token("hel"), Token("lo"), END)
+PATIENCE_S = 10.0
+"""A bound on what should take milliseconds."""
+
+
+@dataclass
+class HandClock:
+    """Time that stands still until it is told to go on."""
+
+    seconds: float = 1_000.0
+    epoch_ms: int = 1_700_000_000_000
+
+    def now(self) -> float:
+        return self.seconds
+
+    def unix_ms(self) -> int:
+        return self.epoch_ms
+
+    def advance(self, seconds: float) -> None:
+        self.seconds += seconds
+        self.epoch_ms += round(seconds * 1000)
+
+
+class PoolFault(StrEnum):
+    """A way for pool_managerd to say no."""
+
+    REFUSED = "refused"
+    AWAY = "away"
+
+
+class PoolsStandIn(PoolsClient):
+    """Leases without a pool_managerd: `faults` are played to each acquire in turn."""
+
+    def __init__(self) -> None:
+        self.holder = new_uuid()
+        self.faults: deque[PoolFault] = deque()
+        self.renewal_fault: PoolFault | None = None
+        self.held: dict[str, str] = {}
+        self.epochs: list[tuple[str, int]] = []
+        self.renewals = 0
+        self.release_allowed = anyio.Event()
+        self.release_allowed.set()
+
+    async def acquire(
+        self, replica_id: str, task_id: str, epoch: int, correlation_id: str
+    ) -> Lease:
+        self.epochs.append((replica_id, epoch))
+        if self.faults:
+            _play(self.faults.popleft())
+        lease = Lease(lease_id=new_uuid(), base_url="http://127.0.0.1:9", api_key=None, slot=0)
+        self.held[lease.lease_id] = replica_id
+        return lease
+
+    async def renew(self, lease: Lease, replica_id: str, task_id: str, epoch: int) -> None:
+        if self.renewal_fault is not None:
+            _play(self.renewal_fault)
+        self.held[lease.lease_id] = replica_id
+        self.renewals += 1
+
+    async def release(self, lease: Lease, correlation_id: str) -> None:
+        await self.release_allowed.wait()
+        del self.held[lease.lease_id]
+
+
+def _play(fault: PoolFault) -> None:
+    raise {PoolFault.REFUSED: LeaseRefused, PoolFault.AWAY: PoolManagerAway}[fault](fault)
+
+
+@dataclass
+class Engines:
+    """Hands each attempt the next script, or the greeting when none is left."""
+
+    scripts: deque[Sequence[Step]] = field(default_factory=deque)
+    clients: list[ScriptedClient] = field(default_factory=list)
+    defect: Exception | None = None
+
+    def client(self, _transport: EngineTransport, _url: str, _key: str | None) -> EngineClient:
+        if self.defect is not None:
+            defect, self.defect = self.defect, None
+            raise defect
+        self.clients.append(ScriptedClient(self.scripts.popleft() if self.scripts else GREETING))
+        return self.clients[-1]
+
+    @property
+    def table(self) -> Mapping[str, Engine]:
+        return {"llamacpp": Engine("llamacpp", {}, self.client)}
+
+
+@dataclass
+class World:
+    """The parts of a daemon, and shorthands for what tests do with them."""
+
+    path: Path
+    clock: HandClock
+    engines: Engines
+    leases: PoolsStandIn
+    database: Database
+    store: TaskStore
+    scheduler: Scheduler
+    pools: PoolsView
+    shelf: LogShelf
+    dispatcher: Dispatcher
+    housekeeping: Housekeeping
+    recovery: Recovery
+    registry: MetricsRegistry
+    group: TaskGroup
+
+    def play(self, *scripts: Sequence[Step]) -> None:
+        """What the next attempts will see, one script each."""
+        self.engines.scripts.extend(scripts)
+
+    def serve(self, *replicas: ReplicaView) -> None:
+        """A snapshot with these replicas came in."""
+        self.pools.update(snapshot(pool_view(*replicas)))
+        self.dispatcher.pump()
+
+    async def submit(self, task_id: str | None = None, **fields: Any) -> Accepted:
+        return await self.dispatcher.submit(task_request(task_id=task_id, **fields), "c-1")
+
+    def log(self, task: Accepted | str) -> EventLog:
+        found = self.shelf.get(task if isinstance(task, str) else task.task_id)
+        assert found is not None
+        return found
+
+    async def frames(self, task: Accepted | str) -> list[Frame]:
+        """The whole stream, to its end."""
+        with anyio.fail_after(PATIENCE_S):
+            return parse(await read(self.log(task)))
+
+    async def until(self, task: Accepted | str, name: str) -> None:
+        """Wait for the first event of this name."""
+        with anyio.fail_after(PATIENCE_S):
+            async for batch in self.log(task).follow(0):
+                if any(frame.name == name for frame in parse(batch)):
+                    return
+        raise AssertionError(f"the stream ended without `{name}`")
+
+    async def row(self, task: Accepted | str) -> Row:
+        row = await self.store.get(task if isinstance(task, str) else task.task_id)
+        assert row is not None
+        return row
+
+    def attempt_of(self, task: Accepted) -> Attempt:
+        """The attempt under way."""
+        return next(a for t, a in self.dispatcher.attempts if t.new.task_id == task.task_id)
+
+    async def pass_time(self, seconds: float) -> None:
+        """Move the clock, and look at everything once."""
+        self.clock.advance(seconds)
+        self.housekeeping.tick(self.clock.now())
+        await anyio.lowlevel.checkpoint()
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Another process holds the database for as long as the block lasts."""
+        other = connect(self.path, isolation_level=None)
+        other.execute("BEGIN EXCLUSIVE")
+        try:
+            yield
+        finally:
+            other.execute("ROLLBACK")
+            other.close()
+
+
+@asynccontextmanager
+async def world_at(
+    path: Path,
+    *,
+    clock: HandClock | None = None,
+    specs: Sequence[PoolSpec] = (WIDE,),
+    capacity: int = 256,
+    slots: int = 1,
+    recover: bool = False,
+) -> AsyncIterator[World]:
+    """A daemon's life; leaving the block is a kill: nothing is finished, nothing is told."""
+    clock, engines, leases = clock or HandClock(), Engines(), PoolsStandIn()
+    streams, registry = Streams(), MetricsRegistry("orchestratord")
+    async with open_database(path) as database, anyio.create_task_group() as group:
+        await database._writer.call(_impatient)
+        store, scheduler = TaskStore(database), Scheduler([s.pool_id for s in specs], capacity)
+        pools, shelf = PoolsView(), LogShelf(streams)
+        tools = AttemptTools(leases, engines.table, EngineTransport(), store, clock, Timeouts())
+        dispatcher = Dispatcher(
+            specs,
+            scheduler,
+            pools,
+            shelf,
+            tools,
+            TaskMetrics(registry),
+            group,
+            await store.last_sequence(),
+        )
+        recovery = Recovery(store, shelf, clock, dispatcher)
+        housekeeping = Housekeeping(dispatcher, shelf, store, clock, streams, group)
+        world = World(
+            path=path,
+            clock=clock,
+            engines=engines,
+            leases=leases,
+            database=database,
+            store=store,
+            scheduler=scheduler,
+            pools=pools,
+            shelf=shelf,
+            dispatcher=dispatcher,
+            housekeeping=housekeeping,
+            recovery=recovery,
+            registry=registry,
+            group=group,
+        )
+        if recover:
+            await recovery.run(specs)
+        if slots:
+            world.serve(replica(0, slots=slots))
+        yield world
+        group.cancel_scope.cancel()
+
+
+def _impatient(connection: Connection) -> None:
+    connection.execute("PRAGMA busy_timeout = 1")
+
+
+def error_of(frames: Sequence[Frame]) -> ErrorCode:
+    """The code of the stream's last event, which is its only terminal one."""
+    assert [f.name for f in frames if f.name in ("end", "error")] == ["error"]
+    assert frames[-1].name == "error"
+    return ErrorCode(frames[-1].data["code"])
