@@ -1,7 +1,7 @@
 """The floor under any relay: Starlette, Hypercorn, uvloop and aiohttp, and nothing else.
 
-It passes the lines of an upstream stream on as they come.  What orchestratord
-costs beyond this is what parsing, logging events and resuming cost.
+It reads the lines of an upstream stream and sends each event on once, as it is.
+What orchestratord costs beyond this is what parsing, keeping and resuming cost.
 """
 
 from __future__ import annotations
@@ -16,35 +16,42 @@ from hypercorn.asyncio import serve
 from hypercorn.config import Config
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 
 def build(upstream: str) -> Starlette:
-    """An app with one route, POST /relay, that streams POST {upstream}/completion."""
+    """An app that answers POST /relay with the stream of POST {upstream}/completion."""
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[dict[str, aiohttp.ClientSession]]:
-        connector = aiohttp.TCPConnector(limit=0)
         async with aiohttp.ClientSession(
-            connector=connector, timeout=aiohttp.ClientTimeout(total=None)
+            connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=None)
         ) as session:
             yield {"session": session}
 
     async def relay(request: Request) -> Response:
         body = await request.body()
         session: aiohttp.ClientSession = request.state.session
+        headers = {name: request.headers[name] for name in ("authorization", "content-type")}
 
-        async def lines() -> AsyncIterator[bytes]:
-            headers = {"Content-Type": "application/json"}
+        async def events() -> AsyncIterator[bytes]:
+            event = b""
             url = f"{upstream}/completion"
             async with session.post(url, data=body, headers=headers) as answer:
                 async for line in answer.content:
-                    yield line
+                    event += line
+                    if line == b"\n":
+                        yield event
+                        event = b""
 
-        return StreamingResponse(lines(), media_type="text/event-stream")
+        return StreamingResponse(events(), media_type="text/event-stream")
 
-    return Starlette(routes=[Route("/relay", relay, methods=["POST"])], lifespan=lifespan)
+    async def health(request: Request) -> Response:
+        return PlainTextResponse("ok")
+
+    routes = [Route("/relay", relay, methods=["POST"]), Route("/health", health)]
+    return Starlette(routes=routes, lifespan=lifespan)
 
 
 def main() -> None:
