@@ -66,7 +66,11 @@ async def _open(
     registry = MetricsRegistry("orchestratord")
     specs = [PoolSpec.of(pool) for pool in config.pools]
     scheduler = Scheduler([spec.pool_id for spec in specs], config.queue.capacity)
-    pools, shelf, store = PoolsView(), LogShelf(config.streams), TaskStore(database)
+    pools, shelf, store = (
+        PoolsView(config.gpus.reserve_bytes),
+        LogShelf(config.streams),
+        TaskStore(database),
+    )
     tools = AttemptTools(client, ENGINES, transport, store, clock, config.timeouts)
     dispatcher = Dispatcher(
         specs,

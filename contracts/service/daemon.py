@@ -86,6 +86,7 @@ def run_daemon(
 ) -> int:
     """Run a daemon to its end; returns its exit code, and says why on stderr."""
     arguments = _arguments(name, argv)
+    os.umask(0o077)  # the database, logs and records are nobody else's to read
     try:
         settings = load_settings(arguments.config, test_mode=arguments.test_mode)
         configure_logs(settings.config.observability.log_level, name)

@@ -37,6 +37,11 @@ class Drain:
         """Event streams open now."""
         return self._open
 
+    @property
+    def is_full(self) -> bool:
+        """Whether `stream` would refuse now."""
+        return self._open >= self._streams_max
+
     def begin(self) -> None:
         """Stop admitting work; calling it again changes nothing."""
         self._begun.set()
@@ -60,7 +65,7 @@ class Drain:
         Raises:
             Refusal: ADMISSION_REJECT when `limits.streams` are open.
         """
-        if self._open >= self._streams_max:
+        if self.is_full:
             raise Refusal(
                 ErrorCode.ADMISSION_REJECT,
                 f"{self._streams_max} event streams are open, which is limits.streams",

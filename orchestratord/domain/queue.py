@@ -89,19 +89,13 @@ class _Line:
 
 
 class TaskQueue:
-    """The line of one pool, bounded by `capacity` tasks over both classes."""
+    """The line of one pool; its owner bounds it."""
 
-    def __init__(self, capacity: int) -> None:
-        self.capacity = capacity
+    def __init__(self) -> None:
         self._lines = {priority: _Line() for priority in Priority}
 
     def __len__(self) -> int:
         return sum(len(line) for line in self._lines.values())
-
-    @property
-    def is_full(self) -> bool:
-        """Whether one more task would exceed the capacity."""
-        return len(self) >= self.capacity
 
     def depth(self, priority: Priority) -> int:
         """Tasks of one class in line."""

@@ -58,7 +58,7 @@ class Scheduler:
 
     def __init__(self, pool_ids: Iterable[str], capacity: int) -> None:
         self._capacity = capacity
-        self._queues = {pool_id: TaskQueue(capacity) for pool_id in pool_ids}
+        self._queues = {pool_id: TaskQueue() for pool_id in pool_ids}
         self._reserved: Counter[str] = Counter()
         self._tasks: dict[str, ScheduledTask] = {}
         self._active: Counter[str] = Counter()

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import sqlite3
 
+import msgspec
+
 from contracts.errors import RETRIABLE, ErrorCode
 from contracts.tasks import (
     TERMINAL,
     Placement,
     Priority,
     TaskError,
-    TaskRequest,
     TaskState,
     TaskView,
     Usage,
+    Workload,
 )
 from orchestratord.runtime.task_history import RecordedTask
 
@@ -23,16 +25,29 @@ def stream_url(task_id: str) -> str:
     return f"/v1/tasks/{task_id}/stream"
 
 
-def task_view(task: RecordedTask, *, with_text: bool) -> TaskView:
-    """The row, with its place in line; the text only where it was asked for."""
+class _Asked(msgspec.Struct):
+    """The part of a stored request that its client is shown again."""
+
+    workload: str = Workload.COMPLETION
+    model: str | None = None
+    model_ref: str | None = None
+    session_id: str | None = None
+    metadata: dict[str, str] = msgspec.field(default_factory=dict)
+
+
+_decode_asked = msgspec.json.Decoder(_Asked).decode
+
+
+def task_view(task: RecordedTask) -> TaskView:
+    """The row, with its place in line."""
     row = task.row
-    request = TaskRequest.model_validate_json(row["request"])
+    request = _decode_asked(row["request"])
     state = TaskState(row["state"])
     return TaskView(
         task_id=row["task_id"],
         session_id=request.session_id,
         state=state,
-        workload=request.workload,
+        workload=Workload(request.workload),
         model=request.model or request.model_ref,
         priority=Priority(row["priority"]),
         pool_id=row["pool_id"],
@@ -42,11 +57,11 @@ def task_view(task: RecordedTask, *, with_text: bool) -> TaskView:
         placement=_placement(row),
         usage=_usage(row) if state in TERMINAL else None,
         finish_reason=row["finish_reason"],
-        text=row["text"] if with_text else None,
+        text=row["text"],
         error=_error(row),
         seed=row["seed"],
         correlation_id=row["correlation_id"],
-        metadata=request.metadata or {},
+        metadata=request.metadata,
         created_ms=row["created_ms"],
         started_ms=row["started_ms"],
         finished_ms=row["finished_ms"],

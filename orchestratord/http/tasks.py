@@ -15,7 +15,7 @@ from contracts.service.envelope import contract_response, correlation_id
 from contracts.service.json_body import read_contract
 from contracts.service.routes import EVENT_STREAM, ApiRoute, Operation, Parameter, Scope, Success
 from contracts.tasks import Admission, TaskPage, TaskRequest, TaskState, TaskView
-from orchestratord.errors import LogGone
+from orchestratord.errors import LogGone, ShuttingDown
 from orchestratord.http.sse import LogResponse, resume_point
 from orchestratord.http.task_view import stream_url, task_view
 from orchestratord.runtime.dispatcher import Accepted, Dispatcher
@@ -53,13 +53,15 @@ class TaskRoutes:
         headers = {"X-Task-Id": new_uuid()}
         try:
             body = await read_contract(request, TaskRequest, self._config.limits)
+            if self._drain.begun:
+                raise ShuttingDown
             headers["X-Task-Id"] = task_id = body.task_id or headers["X-Task-Id"]
             accepted = await self._dispatcher.submit(body, correlation_id(request), task_id)
         except Refusal as refusal:
             refusal.headers = headers
             raise
         log = self._shelf.get(accepted.task_id)
-        if EVENT_STREAM in request.headers.get("accept", "") and log and log.keeps_all_after(0):
+        if log is not None and self._may_follow(request, log):
             return self._follow(log, 0, headers)
         if accepted.queue_position is not None:
             headers["X-Queue-Position"] = str(accepted.queue_position)
@@ -68,7 +70,7 @@ class TaskRoutes:
     async def get(self, request: Request) -> Response:
         """One task as of now."""
         task = await self._history.get(_task_id(request))
-        return contract_response(task_view(task, with_text=True))
+        return contract_response(task_view(task))
 
     async def page(self, request: Request) -> Response:
         """Tasks, newest first."""
@@ -76,7 +78,7 @@ class TaskRoutes:
         limit = _number("limit", query.get("limit"), PAGE_MAX) or PAGE_DEFAULT
         before = _number("cursor", query.get("cursor"), 10**15)
         page = await self._history.page(_state(query.get("state")), before, limit)
-        views = tuple(task_view(task, with_text=False) for task in page.tasks)
+        views = tuple(task_view(task) for task in page.tasks)
         cursor = None if page.next_before is None else str(page.next_before)
         return contract_response(TaskPage(items=views, next_cursor=cursor))
 
@@ -93,6 +95,11 @@ class TaskRoutes:
         """End a task; after the 204 no token follows."""
         await self._dispatcher.cancel(_task_id(request))
         return Response(status_code=204)
+
+    def _may_follow(self, request: Request, log: EventLog) -> bool:
+        """The task is accepted, so a stream that cannot be had is no refusal: 202 says where."""
+        wanted = EVENT_STREAM in request.headers.get("accept", "")
+        return wanted and log.keeps_all_after(0) and not self._drain.is_full
 
     def _follow(self, log: EventLog, after_id: int, headers: dict[str, str]) -> Response:
         return LogResponse(log, after_id, self._drain, self._config.streams, headers)
@@ -164,7 +171,6 @@ _POST = Operation(
     request=TaskRequest,
     response=Admission,
     status=202,
-    admits_work=True,
     errors=(
         ErrorCode.MODEL_UNKNOWN,
         ErrorCode.CONTEXT_EXCEEDED,
@@ -225,6 +231,6 @@ _CANCEL = Operation(
     "cancelTask",
     "End a task, queued, running or finished.",
     status=204,
-    errors=(ErrorCode.NOT_FOUND,),
+    errors=(ErrorCode.NOT_FOUND, ErrorCode.STORAGE_BUSY),
     path=(_TASK_ID,),
 )

@@ -9,7 +9,6 @@ appends them is the thing that was canceled.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -21,14 +20,15 @@ import structlog
 from contracts.config import Timeouts
 from contracts.errors import ErrorCode
 from contracts.events import StartedEvent
-from contracts.pools import Lease, ReplicaView
+from contracts.pools import ReplicaView
 from contracts.tasks import TaskRequest
-from orchestratord.clients.pools import LEASE_TTL_MS, LeaseRefused, PoolManagerAway, PoolsClient
+from orchestratord.clients.pools import LeaseRefused, PoolManagerAway, PoolsClient
 from orchestratord.clock import Clock
 from orchestratord.domain.admission import PoolSpec
 from orchestratord.errors import StorageBusy, StorageFull
 from orchestratord.runtime.ending import Ending, Failed, Rerun, Succeeded
 from orchestratord.runtime.event_log import EventLog
+from orchestratord.runtime.held_lease import HeldLease
 from orchestratord.stores.tasks import NewTask, StartedAttempt, TaskStore
 from worker_adapters.base import Finished, GenerationRequest
 from worker_adapters.errors import EngineBusy, EngineError, EngineLost, EngineUnreachable
@@ -84,11 +84,14 @@ class Attempt:
         self._text: list[str] = []
         self._scope = anyio.CancelScope()
         self._aborted: Ending | None = None
-        self._lease: Lease | None = None
-        # One call about the lease at a time: a renewal that overtook the
-        # release on another connection would make the lease again.
-        self._lease_call = anyio.Lock()
-        self._renewed_at = self.began_at
+        self._lease = HeldLease(
+            tools.pools,
+            tools.clock,
+            replica.replica_id,
+            task.task_id,
+            number,
+            task.correlation_id,
+        )
 
     @property
     def text(self) -> str:
@@ -116,29 +119,17 @@ class Attempt:
         return ending
 
     async def release(self) -> None:
-        """Give the slot back; where the manager is away, the lease's TTL does."""
-        with contextlib.suppress(PoolManagerAway), anyio.CancelScope(shield=True):
-            async with self._lease_call:
-                lease, self._lease = self._lease, None
-                if lease is not None:
-                    await self._tools.pools.release(lease, self._task.correlation_id)
+        """Give the slot back."""
+        await self._lease.release()
 
     def renewal_due(self, now: float) -> bool:
-        """Whether a third of the lease's TTL has passed; asking starts the next third."""
-        due = self._lease is not None and now - self._renewed_at >= LEASE_TTL_MS / 3000
-        if due:
-            self._renewed_at = now
-        return due
+        """Whether the lease wants another TTL."""
+        return self._lease.renewal_due(now)
 
     async def renew(self) -> None:
         """Keep the slot for another TTL; a lease that is lost ends the attempt."""
         try:
-            async with self._lease_call:
-                if self._lease is None:
-                    return
-                await self._tools.pools.renew(
-                    self._lease, self.replica.replica_id, self._task.task_id, self.number
-                )
+            await self._lease.renew()
         except PoolManagerAway:
             log.info("lease_renewal_deferred", task_id=self._task.task_id)
         except LeaseRefused as error:
@@ -160,7 +151,8 @@ class Attempt:
 
     async def _run(self) -> Ending:
         tools, task = self._tools, self._task
-        lease = await self._acquire()
+        lease = await self._lease.acquire()
+        await anyio.lowlevel.checkpoint_if_cancelled()
         await self._start()
         client = tools.engines[self._spec.engine].client(
             tools.transport, lease.base_url, lease.api_key
@@ -171,30 +163,15 @@ class Attempt:
                 if isinstance(event, Finished):
                     return Succeeded(event.finish_reason, event.tokens_in, event.tokens_out)
                 if self.tokens_out >= request.max_tokens:
-                    return Failed(
-                        ErrorCode.UPSTREAM_PROTOCOL,
-                        f"the engine went on past max_tokens ({request.max_tokens})",
-                    )
-                await self._token(event.text)
+                    return _endless(f"went on past max_tokens ({request.max_tokens})")
+                if self._log.full_of(event.text):
+                    return _endless("sent more text than streams.log_bytes allows")
+                if not self.readable:
+                    await self._make_readable()
+                self._append(event.text)
+                if self.tokens_out % YIELD_EVERY_TOKENS == 0:
+                    await anyio.lowlevel.checkpoint()
         raise AssertionError("an engine stream ends with Finished or raises")
-
-    async def _acquire(self) -> Lease:
-        """Take the slot.
-
-        An abort waits for the answer, which the client bounds: a request that
-        was torn off may have been granted, and nobody would know the lease to
-        give it back before its TTL.
-        """
-        with anyio.CancelScope(shield=True):
-            self._lease = lease = await self._tools.pools.acquire(
-                self.replica.replica_id,
-                self._task.task_id,
-                self.number,
-                self._task.correlation_id,
-            )
-        self._renewed_at = self._tools.clock.now()
-        await anyio.lowlevel.checkpoint_if_cancelled()
-        return lease
 
     async def _start(self) -> None:
         """Commit the attempt, then let readers know of it."""
@@ -229,17 +206,11 @@ class Attempt:
             ),
         )
 
-    async def _token(self, text: str) -> None:
-        now = self._tools.clock.now()
-        if not self.readable:
-            self.first_token_at = now
-            await self._make_readable()
-        self.last_token_at = now
+    def _append(self, text: str) -> None:
+        self.last_token_at = self._tools.clock.now()
         self._log.append_token(text)
         self._text.append(text)
         self.tokens_out += 1
-        if self.tokens_out % YIELD_EVERY_TOKENS == 0:
-            await anyio.lowlevel.checkpoint()
 
     async def _make_readable(self) -> None:
         """The point of no return: after this commit the task never runs again.
@@ -250,6 +221,7 @@ class Attempt:
         seen.
         """
         await anyio.lowlevel.checkpoint_if_cancelled()
+        self.first_token_at = self._tools.clock.now()
         reserved = self._log.last_id + (self._task.request.max_tokens or 0) + EVENT_ID_SLACK
         self.readable = True
         try:
@@ -271,6 +243,10 @@ class Attempt:
         if self.readable:
             return Failed(ErrorCode.WORKER_RESET, f"{why}; part of the answer was already sent")
         return Rerun(why, reset=True)
+
+
+def _endless(what: str) -> Failed:
+    return Failed(ErrorCode.UPSTREAM_PROTOCOL, f"the engine {what}")
 
 
 def generation_request(request: TaskRequest, task: NewTask, slot: int) -> GenerationRequest:

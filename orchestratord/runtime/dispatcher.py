@@ -41,6 +41,7 @@ log = structlog.get_logger()
 RESETS_MAX = 3
 """Replicas one task may bring down before it is given up."""
 STORAGE_RETRY_S = 0.2
+CANCEL_DEADLINE_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +189,8 @@ class Dispatcher:
 
         Raises:
             TaskUnknown: there is none of this id.
+            StorageBusy: its end cannot be written now; it is canceled, and
+                asking again says when that is on disk.
         """
         task = self._active.get(task_id)
         if task is None:
@@ -196,10 +199,13 @@ class Dispatcher:
             return
         task.cancel_requested = True
         if self._scheduler.cancel(task_id):
-            await self._finish(task, Canceled())
+            self._group.start_soon(self._finish, task, Canceled())
         elif task.attempt is not None:
             task.attempt.abort(Canceled())
-        await task.ended.wait()
+        with anyio.move_on_after(CANCEL_DEADLINE_S):
+            await task.ended.wait()
+        if not task.ended.is_set():
+            raise StorageBusy
 
     # -- running -----------------------------------------------------------
 
@@ -225,14 +231,22 @@ class Dispatcher:
         return task.attempt
 
     async def _run(self, task: ActiveTask, attempt: Attempt) -> None:
-        """One attempt, to its ending; a bug in it fails this task and no other."""
+        """One attempt, to its ending; a bug in it fails this task and no other.
+
+        Where even that failure cannot be written down, the error ends the
+        process, which is safe: starting is recovering.
+        """
         self._metrics.started(task, attempt)
-        ending: Ending
         try:
-            ending = await attempt.run()
+            await self._conclude(task, attempt, await attempt.run())
         except Exception:
             log.exception("attempt_failed", task_id=task.new.task_id)
-            ending = Failed(ErrorCode.INTERNAL, "an internal error; see the log of orchestratord")
+            why = "an internal error; see the log of orchestratord"
+            await self._conclude(task, attempt, Failed(ErrorCode.INTERNAL, why))
+        attempt.over.set()
+        self.pump()
+
+    async def _conclude(self, task: ActiveTask, attempt: Attempt, ending: Ending) -> None:
         if isinstance(ending, Rerun):
             ending = _given_up(task, ending)
         if isinstance(ending, Rerun):
@@ -241,8 +255,6 @@ class Dispatcher:
             await self._finish(task, ending)
             await attempt.release()
             self._scheduler.finish(task.new.task_id, MOVES[type(ending)])
-        attempt.over.set()
-        self.pump()
 
     async def _rerun(self, task: ActiveTask, attempt: Attempt, rerun: Rerun) -> None:
         """Put a task back in line that no reader has seen a token of."""

@@ -48,6 +48,7 @@ class EventLog:
         self._waiting: set[asyncio.Future[None]] = set()
         self._farewell: bytes | None = None
         self._tokens = 0
+        self._characters = 0
         self.bytes = 0
         self.sealed = False
 
@@ -59,6 +60,14 @@ class EventLog:
     def keeps_all_after(self, event_id: int) -> bool:
         """Whether a reader that has seen `event_id` would miss nothing."""
         return event_id >= self._dropped_through
+
+    def full_of(self, text: str) -> bool:
+        """Whether the text of the whole log would pass its bound with this piece.
+
+        Frames are dropped to stay within the bound; the text of the answer is
+        kept whole beside them, so it has to end.
+        """
+        return self._characters + len(text) > self._max_bytes
 
     def append(self, name: EventName, event: Contract) -> int:
         """Add an event and wake the readers; returns its id.  Raises `LogSealed`."""
@@ -76,12 +85,12 @@ class EventLog:
             % (self.last_id + 1, _encode_text(text), self._tokens)
         )
         self._tokens += 1
+        self._characters += len(text)
 
     def dismiss(self, farewell: bytes) -> None:
         """Send every reader a last frame that is no part of the log, and end them."""
-        if not self.sealed:
-            self._farewell = farewell
-            self._notify()
+        self._farewell = farewell
+        self._notify()
 
     async def follow(self, after_id: int) -> AsyncIterator[bytes]:
         """Frames after `after_id`, several joined where a reader lags, to the terminal one.

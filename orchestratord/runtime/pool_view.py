@@ -11,7 +11,8 @@ DISTRUST_S = 0.5
 class PoolsView:
     """One owner of the snapshot; kept while pool_managerd is away, and marked so."""
 
-    def __init__(self) -> None:
+    def __init__(self, reserve_bytes: int = 0) -> None:
+        self._reserve_bytes = reserve_bytes
         self.connected = False
         self.devices: tuple[DeviceView, ...] = ()
         self.devices_age_ms: int | None = None
@@ -32,7 +33,7 @@ class PoolsView:
         self.devices = snapshot.devices
         self.devices_age_ms = snapshot.devices_age_ms
         self._pools = {pool.pool_id: pool for pool in snapshot.pools}
-        free = {device.uuid: _free_bytes(device) for device in snapshot.devices}
+        free = {device.uuid: self._free_bytes(device) for device in snapshot.devices}
         self._candidates = {
             pool.pool_id: [_candidate(pool, replica, free) for replica in pool.replicas]
             for pool in snapshot.pools
@@ -73,11 +74,11 @@ class PoolsView:
                     return replica
         return None
 
-
-def _free_bytes(device: DeviceView) -> int:
-    if device.used_bytes is None or device.health != "ok":
-        return 0
-    return max(0, device.total_bytes - device.used_bytes)
+    def _free_bytes(self, device: DeviceView) -> int:
+        """What a card has left beyond the reserve; nothing where it cannot be told."""
+        if device.used_bytes is None or device.health != "ok":
+            return 0
+        return max(0, device.total_bytes - device.used_bytes - self._reserve_bytes)
 
 
 def _candidate(pool: PoolView, replica: ReplicaView, free: dict[str, int]) -> Candidate:

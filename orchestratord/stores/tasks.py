@@ -13,6 +13,7 @@ from contracts.tasks import Priority, TaskRequest, TaskState
 from orchestratord.stores.database import Database
 
 _PAGE_MAX = 500
+_DELETE_GROUP = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,10 +177,12 @@ class TaskStore:
         return row[0] or 0
 
     async def delete_finished(self, before_ms: int) -> None:
-        """Remove tasks that ended before a Unix time in ms; a bounded number at a time."""
-        await self._database.write(
-            lambda connection: connection.execute(_DELETE, (before_ms,)).rowcount
-        )
+        """Remove tasks that ended before a Unix time in ms, in groups that block no one long."""
+        deleted = _DELETE_GROUP
+        while deleted == _DELETE_GROUP:
+            deleted = await self._database.write(
+                lambda connection: connection.execute(_DELETE, (before_ms, _DELETE_GROUP)).rowcount
+            )
 
     async def _change(self, statement: str, values: tuple[object, ...]) -> None:
         def change(connection: sqlite3.Connection) -> None:
@@ -221,13 +224,18 @@ SET state = ?, finished_ms = ?, last_event_id = ?, text = ?, tokens_out = ?, tok
 WHERE task_id = ? AND finished_ms IS NULL
 """
 _UNFINISHED = "SELECT * FROM tasks WHERE state IN ('queued', 'running') ORDER BY sequence"
+# A page leaves out what is large: prompts and answers.
 _PAGE = """
-SELECT * FROM tasks
+SELECT task_id, sequence, correlation_id, pool_id, priority, state, seed, created_ms, attempt,
+    replica_id, engine, engine_version, model_digest, started_ms, finished_ms, finish_reason,
+    tokens_in, tokens_out, queue_ms, first_token_ms, decode_ms, error_code, error_message,
+    json_remove(request, '$.prompt', '$.messages', '$.inputs') AS request, NULL AS text
+FROM tasks
 WHERE (:state IS NULL OR state = :state) AND (:before IS NULL OR sequence < :before)
 ORDER BY sequence DESC LIMIT :limit
 """
 _DELETE = """
 DELETE FROM tasks WHERE task_id IN (
-    SELECT task_id FROM tasks WHERE finished_ms < ? ORDER BY finished_ms LIMIT 500
+    SELECT task_id FROM tasks WHERE finished_ms < ? ORDER BY finished_ms LIMIT ?
 )
 """

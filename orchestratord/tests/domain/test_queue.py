@@ -36,7 +36,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.queue = TaskQueue(capacity=20)
+        self.queue = TaskQueue()
         self.model = NaiveQueue()
         self.left: list[tuple[Priority, int, str]] = []
         self.sequence = 0
@@ -67,7 +67,6 @@ class QueueMachine(RuleBasedStateMachine):
         order = self.model.order
         assert self.queue.head() == (order[0] if order else None)
         assert len(self.queue) == len(order)
-        assert self.queue.is_full == (len(order) >= 20)
         for priority in CLASSES:
             assert self.queue.depth(priority) == self.model.depth(priority)
         of = {task_id: priority for priority, _, task_id in self.model.waiting}
@@ -89,7 +88,7 @@ test_a_queue_agrees_with_a_naive_one = QueueMachine.TestCase
 
 def test_ten_thousand_operations_agree_with_a_naive_queue() -> None:
     chance = random.Random(7)
-    queue, model = TaskQueue(10_000), NaiveQueue()
+    queue, model = TaskQueue(), NaiveQueue()
     left: list[tuple[Priority, int, str]] = []
     for step in range(10_000):
         roll = chance.random()
@@ -113,7 +112,7 @@ def test_ten_thousand_operations_agree_with_a_naive_queue() -> None:
 
 
 def test_a_task_that_is_not_in_line_has_no_position() -> None:
-    queue = TaskQueue(4)
+    queue = TaskQueue()
     queue.push("a", Priority.BATCH, 1)
     with pytest.raises(KeyError):
         queue.position("a", Priority.INTERACTIVE)
@@ -123,7 +122,7 @@ def test_a_task_that_is_not_in_line_has_no_position() -> None:
 
 
 def test_a_line_that_is_used_for_ever_does_not_grow() -> None:
-    queue = TaskQueue(4)
+    queue = TaskQueue()
     for number in range(5_000):
         queue.push(f"t{number}", Priority.BATCH, number)
         if number >= 3:

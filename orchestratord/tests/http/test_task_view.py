@@ -35,7 +35,7 @@ async def recorded(path: Path, state: str, queue_position: int | None = None) ->
 
 @pytest.mark.parametrize("state", STEPS)
 async def test_a_view_tells_what_is_known_and_null_for_the_rest(tmp_path: Path, state: str) -> None:
-    view = task_view(await recorded(tmp_path, state, queue_position=4), with_text=True)
+    view = task_view(await recorded(tmp_path, state, queue_position=4))
     ended = state in ("succeeded", "canceled")
     assert view.state == state
     assert view.queue_position == (4 if state == "queued" else None)
@@ -48,11 +48,7 @@ async def test_a_view_tells_what_is_known_and_null_for_the_rest(tmp_path: Path, 
     assert view.stream_url == f"/v1/tasks/{id_of(1)}/stream"
 
 
-async def test_the_text_is_left_out_where_it_was_not_asked_for(tmp_path: Path) -> None:
-    assert task_view(await recorded(tmp_path, "succeeded"), with_text=False).text is None
-
-
 async def test_an_error_says_whether_it_is_worth_another_try(tmp_path: Path) -> None:
-    view = task_view(await recorded(tmp_path, "canceled"), with_text=True)
+    view = task_view(await recorded(tmp_path, "canceled"))
     assert view.error is not None
     assert (view.error.code, view.error.retriable) == (ErrorCode.CANCELED, False)
