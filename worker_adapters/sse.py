@@ -45,6 +45,8 @@ class EventParser:
         Raises:
             EventTooLong: the event under way exceeds the bound.
         """
+        if self._is_one_event(chunk):
+            return [chunk[6:-2]]
         # A CR ends its line at once; should an LF open the next chunk, it belongs to that CR.
         if self._after_cr and chunk:
             chunk = chunk.removeprefix(b"\n")
@@ -60,6 +62,17 @@ class EventParser:
         events = self._collect([first, *lines])
         self._check(len(self._line))
         return events
+
+    def _is_one_event(self, chunk: bytes) -> bool:
+        """Whether a chunk is one whole event of one line, as nearly all of a stream are."""
+        return (
+            chunk.startswith(b"data: ")
+            and chunk.find(b"\n") == len(chunk) - 2
+            and chunk.endswith(b"\n")
+            and b"\r" not in chunk
+            and len(chunk) <= self._max_bytes
+            and not (self._line or self._data or self._after_cr or self._at_start)
+        )
 
     def _first_line(self) -> bytes:
         """The line that began in an earlier chunk, now complete."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Scope
+from starlette.types import Scope, Send
 
 from contracts.errors import STATUS, ErrorCode, Refusal
 from contracts.model import Contract
@@ -19,6 +19,7 @@ DEFAULT_POLICY = "admission"
 BACKOFF_STATUSES = frozenset({429, 503})
 
 _CORRELATION = "llorch.correlation_id"
+_SERVER_SEND = "llorch.server_send"
 
 
 def contract_response(
@@ -74,3 +75,18 @@ def scope_correlation_id(scope: Scope) -> str:
 def set_correlation_id(scope: Scope, value: str) -> None:
     """Bind the id; done once, by the outermost middleware."""
     scope[_CORRELATION] = value
+
+
+def set_server_send(scope: Scope, send: Send) -> None:
+    """Remember the server's own `send`; done once, by the outermost middleware."""
+    scope[_SERVER_SEND] = send
+
+
+def server_send(scope: Scope) -> Send:
+    """The server's own `send`, for frames in the middle of an event stream.
+
+    Middlewares act on the start and the end of an answer; a coroutine of each for
+    every token between would only cost.
+    """
+    send: Send = scope[_SERVER_SEND]
+    return send

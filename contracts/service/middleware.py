@@ -26,6 +26,7 @@ from contracts.service.envelope import (
     refusal_response,
     scope_correlation_id,
     set_correlation_id,
+    set_server_send,
 )
 from contracts.service.hosts import AllowedHosts
 from contracts.service.http1 import HEADER_BYTES_MAX, HEADERS_MESSAGE
@@ -49,6 +50,7 @@ class Correlation:
         given = Headers(scope=scope).getlist(CORRELATION_HEADER)
         correlation = given[0] if len(given) == 1 and is_correlation_id(given[0]) else new_uuid()
         set_correlation_id(scope, correlation)
+        set_server_send(scope, send)
         began = time.perf_counter()
         status = 0
 

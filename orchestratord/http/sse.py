@@ -18,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from contracts.config import Streams
 from contracts.service.drain import Drain
+from contracts.service.envelope import server_send
 from contracts.service.routes import EVENT_STREAM
 from orchestratord.errors import LogGone, ResumeInvalid
 from orchestratord.runtime.event_log import EventLog
@@ -48,7 +49,7 @@ class LogResponse(Response):
 
     async def __call__(
         self,
-        scope: Scope,  # noqa: ARG002 - ASGI's signature
+        scope: Scope,
         receive: Receive,
         send: Send,
     ) -> None:
@@ -66,7 +67,7 @@ class LogResponse(Response):
             async with anyio.create_task_group() as group:
                 group.start_soon(self._end_when_gone, receive, group.cancel_scope)
                 group.start_soon(self._keep_alive, send)
-                await self._send_frames(send)
+                await self._send_frames(server_send(scope))
                 group.cancel_scope.cancel()
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
