@@ -58,6 +58,7 @@ def until(condition: Callable[[], bool], command: Command, seconds: float = 60) 
 
 
 def test_a_file_is_served_and_every_command_finds_it(up: Callable[..., Command], run: Run) -> None:
+    """LO-CMD-013, LO-CMD-021."""
     command = serving(up())
     assert "serving  My-Tiny-Model" in command.out
     submitted = run("submit", "hello", "--max-tokens", "5", "--seed", "1")
@@ -87,6 +88,7 @@ def test_a_file_is_served_and_every_command_finds_it(up: Callable[..., Command],
 def test_a_signal_drains_and_leaves_nothing(
     up: Callable[..., Command], number: signal.Signals
 ) -> None:
+    """LO-CMD-020."""
     command = serving(up())
     assert len(command.children()) >= 3
     command.process.send_signal(number)
@@ -94,7 +96,7 @@ def test_a_signal_drains_and_leaves_nothing(
     assert command.children() == []
 
 
-def test_a_running_task_gets_its_end_when_up_is_stopped(
+def test_a_second_ctrl_c_does_not_wait_for_a_running_task(
     up: Callable[..., Command], run: Run
 ) -> None:
     command = serving(up())
@@ -102,11 +104,12 @@ def test_a_running_task_gets_its_end_when_up_is_stopped(
     command.process.send_signal(signal.SIGINT)
     command.process.send_signal(signal.SIGINT)
     assert command.wait() == ExitCode.OK, command.err
-    assert task
+    assert task, "a task was running"
     assert command.children() == []
 
 
 def test_a_second_instance_is_told_of_the_first(up: Callable[..., Command], run: Run) -> None:
+    """LO-CMD-022."""
     first = serving(up())
     second = up()
     assert second.wait() == ExitCode.FAILED
@@ -140,6 +143,7 @@ def test_a_model_that_cannot_be_loaded_ends_up_in_plain_words(
 
 
 def test_a_taken_port_is_one_line_and_leaves_nothing(home: Path, model: Path) -> None:
+    """LO-SYS-027."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
