@@ -25,6 +25,7 @@ async def open_service(settings: Settings, drain: Drain) -> AsyncIterator[Servic
     fault = settings.failpoints
     if fault == "damaged":
         raise StateDamaged("state.sqlite is damaged;\nrestore the backup beside it")
+    (settings.state_dir / "state.sqlite").touch()
     crash = anyio.Event()
 
     async def health(_request: Request) -> Response:

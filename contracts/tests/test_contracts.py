@@ -38,6 +38,7 @@ def models() -> Iterator[type[BaseModel]]:
 
 @pytest.mark.parametrize("code", list(ErrorCode))
 def test_a_code_has_a_status_or_is_spoken_in_streams_only(code: ErrorCode) -> None:
+    """LO-HTTP-040."""
     assert (code in STATUS) != (code in STREAM_ONLY)
     assert 400 <= STATUS.get(code, 400) < 600
 
@@ -73,6 +74,7 @@ def described(schema: dict[str, object], where: str) -> Iterator[str]:
 
 
 def test_every_field_of_the_config_is_described() -> None:
+    """LO-SYS-017."""
     schema = Config.model_json_schema()
     sections = {"Config": schema, **schema["$defs"]}
     missing = [lack for name, section in sections.items() for lack in described(section, name)]
@@ -97,6 +99,7 @@ def test_the_defaults_are_served_and_every_unserved_key_exists() -> None:
     ],
 )
 def test_a_setting_nothing_obeys_is_refused(tree: dict[str, object], key: str) -> None:
+    """LO-SYS-013."""
     refused = unserved(Config.model_validate_json(json.dumps(tree)))
     assert refused is not None
     assert refused.startswith(f"{key}: not served by this version")
@@ -104,6 +107,7 @@ def test_a_setting_nothing_obeys_is_refused(tree: dict[str, object], key: str) -
 
 @pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
 def test_a_metric_is_named_and_typed_by_the_rules(metric: contracts.metrics.Metric) -> None:
+    """LO-MET-002."""
     assert metric.help.endswith(".")
     assert (metric.kind == "counter") == metric.name.endswith("_total")
     assert (metric.kind == "histogram") == bool(metric.buckets)

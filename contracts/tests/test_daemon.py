@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from contracts.service.daemon import HARD_STOP_MARGIN_SECONDS
 from contracts.service.run_files import AlreadyRunning, RunFile, daemon_lock
 
 pytestmark = pytest.mark.slow
@@ -32,6 +33,7 @@ class Process:
             stderr=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             text=True,
+            umask=0o022,
         )
 
     def port(self) -> int:
@@ -79,9 +81,10 @@ def start(tmp_path: Path) -> Iterator[Start]:
 PORT_ZERO = "orchestratord: {port: 0}\n"
 
 
-def get(port: int, path: str) -> socket.socket:
+def get(port: int, path: str, *headers: str) -> socket.socket:
     found = socket.create_connection(("127.0.0.1", port), timeout=SECONDS)
-    found.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+    lines = (f"GET {path} HTTP/1.1", "Host: localhost", "Connection: close", *headers, "", "")
+    found.sendall("\r\n".join(lines).encode())
     return found
 
 
@@ -95,6 +98,7 @@ def rest(found: socket.socket) -> bytes:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_open_streams_and_exits_0(start: Start, number: int) -> None:
+    """LO-SYS-020, LO-SYS-022, LO-SYS-023, LO-SYS-024."""
     process = start()
     stream = get(process.port(), "/events")
     received = b""
@@ -108,7 +112,30 @@ def test_a_signal_ends_open_streams_and_exits_0(start: Start, number: int) -> No
     assert not (process.state / "run" / "orchestratord.json").exists()
 
 
+def test_a_second_signal_on_the_way_out_changes_nothing(start: Start) -> None:
+    """LO-SYS-020: the interpreter is still ending when it comes."""
+    process = start()
+    process.port()
+    process.child.terminate()
+    assert process.child.stderr is not None
+    while '"daemon.stopped"' not in process.child.stderr.readline():
+        pass
+    process.child.terminate()
+    assert process.end()[0] == 0
+
+
+def test_what_a_daemon_writes_is_nobody_elses_to_read(start: Start) -> None:
+    """LO-SYS-030, LO-SYS-031: whatever the umask it was started with."""
+    process = start()
+    process.port()
+    modes = {path.name: path.stat().st_mode & 0o777 for path in process.state.rglob("*")}
+    assert process.state.stat().st_mode & 0o777 == modes.pop("run") == 0o700
+    assert {"token", "state.sqlite", "orchestratord.json", "orchestratord.lock"} <= modes.keys()
+    assert set(modes.values()) == {0o600}
+
+
 def test_an_idle_socket_and_half_a_request_do_not_hold_up_a_stop(start: Start) -> None:
+    """LO-SYS-025."""
     process = start()
     idle = socket.create_connection(("127.0.0.1", process.port()))
     half = socket.create_connection(("127.0.0.1", process.port()))
@@ -117,6 +144,16 @@ def test_an_idle_socket_and_half_a_request_do_not_hold_up_a_stop(start: Start) -
     assert process.end()[0] == 0
     idle.close()
     half.close()
+
+
+def test_what_is_logged_of_a_request_carries_its_correlation_id(start: Start) -> None:
+    """LO-SYS-040, LO-SYS-041."""
+    process = start()
+    rest(get(process.port(), "/events-of-nobody", "X-Correlation-Id: c-77"))
+    process.child.terminate()
+    lines = [json.loads(line) for line in process.end()[1]]
+    requests = [line for line in lines if line["event"] == "http.request"]
+    assert [line["correlation_id"] for line in requests] == ["c-77"]
 
 
 def test_sighup_is_survived_and_said(start: Start) -> None:
@@ -131,6 +168,7 @@ def test_sighup_is_survived_and_said(start: Start) -> None:
 
 
 def test_a_second_daemon_exits_75_and_leaves_the_first_alone(start: Start) -> None:
+    """LO-SYS-020, LO-SYS-021."""
     first = start()
     port = first.port()
     code, line = start().said()
@@ -142,6 +180,7 @@ def test_a_second_daemon_exits_75_and_leaves_the_first_alone(start: Start) -> No
 
 
 def test_a_taken_port_exits_75_and_names_it(start: Start) -> None:
+    """LO-SYS-020."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         code, line = start(f"orchestratord: {{port: {port}}}").said()
@@ -167,6 +206,7 @@ def test_a_taken_port_exits_75_and_names_it(start: Start) -> None:
 def test_a_bad_config_exits_78_with_one_line(
     start: Start, text: str, environ: dict[str, str], said: str
 ) -> None:
+    """LO-SYS-012, LO-SYS-014, LO-SYS-015, LO-SYS-020, LO-SYS-027, LO-SYS-034."""
     process = start(text, **environ)
     code, line = process.said()
     assert (code, said in line) == (78, True), line
@@ -174,12 +214,14 @@ def test_a_bad_config_exits_78_with_one_line(
 
 
 def test_damaged_state_exits_70_in_one_line(start: Start) -> None:
+    """LO-SYS-020."""
     code, line = start("", "--test-mode", LLORCH_FAILPOINTS="damaged").said()
     assert code == 70
     assert line == "orchestratord: state.sqlite is damaged; restore the backup beside it"
 
 
 def test_a_crash_in_the_background_ends_the_process_with_1(start: Start) -> None:
+    """LO-SYS-020, LO-SYS-026."""
     process = start()
     rest(get(process.port(), "/fail"))
     code, line = process.said()
@@ -189,12 +231,15 @@ def test_a_crash_in_the_background_ends_the_process_with_1(start: Start) -> None
 
 @pytest.mark.parametrize("fault", ["stuck", "hang"])
 def test_a_stop_that_hangs_is_cut_at_its_deadline(start: Start, fault: str) -> None:
+    """LO-SYS-025."""
     process = start(PORT_ZERO + "timeouts: {drain_ms: 0}", "--test-mode", LLORCH_FAILPOINTS=fault)
     stream = get(process.port(), "/events")
     while b"first" not in stream.recv(65536):
         pass
+    before = time.monotonic()
     process.child.terminate()
     code, line = process.said()
+    assert time.monotonic() - before < HARD_STOP_MARGIN_SECONDS + 2
     stream.close()
     assert code == 1
     assert "stopping took too long" in line
@@ -220,6 +265,7 @@ def test_a_killed_daemon_leaves_no_lock_and_its_address_is_replaced(start: Start
 
 
 def test_the_lock_is_free_again_after_its_block(tmp_path: Path) -> None:
+    """LO-SYS-021."""
     with daemon_lock(tmp_path, "x"):
         with pytest.raises(AlreadyRunning), daemon_lock(tmp_path, "x"):
             pass
@@ -228,6 +274,7 @@ def test_the_lock_is_free_again_after_its_block(tmp_path: Path) -> None:
 
 
 def test_a_run_file_is_private_and_whole_or_absent(tmp_path: Path) -> None:
+    """LO-SYS-022."""
     assert RunFile.read(tmp_path, "x") is None
     RunFile.write(tmp_path, "x", "http://127.0.0.1:1")
     path = tmp_path / "run" / "x.json"

@@ -13,12 +13,14 @@ pytestmark = pytest.mark.anyio
 
 async def test_streams_are_bounded_and_counted_down() -> None:
     drain = Drain(streams_max=2)
+    with drain.stream():
+        assert not drain.is_full
     with drain.stream(), drain.stream():
         with pytest.raises(Refusal) as caught, drain.stream():
             pass
         assert caught.value.code is ErrorCode.ADMISSION_REJECT
-        assert drain.streams_open == 2
-    assert drain.streams_open == 0
+        assert (drain.streams_open, drain.is_full) == (2, True)
+    assert (drain.streams_open, drain.is_full) == (0, False)
 
 
 async def test_idle_is_waited_for_until_the_last_stream_is_gone() -> None:

@@ -57,6 +57,7 @@ async def test_a_public_route_needs_no_token(serving: Serving) -> None:
 async def test_without_a_token_nothing_but_the_public_routes_answers(
     serving: Serving, method: str, path: str
 ) -> None:
+    """LO-HTTP-001, LO-HTTP-002, LO-HTTP-003."""
     async with serving() as served:
         answer = await served.ask(method, path, token=None)
         assert answer.status == 401
@@ -81,6 +82,7 @@ async def test_without_a_token_nothing_but_the_public_routes_answers(
     ids=str,
 )
 async def test_what_is_not_exactly_the_token_is_refused(serving: Serving, lines: str) -> None:
+    """LO-HTTP-004."""
     async with serving() as served:
         head = (
             f"GET /v1/items/x HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{lines}\r\n\r\n"
@@ -89,6 +91,7 @@ async def test_what_is_not_exactly_the_token_is_refused(serving: Serving, lines:
 
 
 async def test_a_megabyte_of_token_is_refused_as_too_large(serving: Serving) -> None:
+    """LO-HTTP-025."""
     async with serving() as served:
         answer = await served.ask("GET", "/v1/items/x", token="k" * 1_048_576)
         assert answer.status == 431
@@ -98,6 +101,7 @@ async def test_a_megabyte_of_token_is_refused_as_too_large(serving: Serving) -> 
 
 @pytest.mark.parametrize("header", ["authorization", "x-api-key"])
 async def test_the_token_opens_in_either_header(serving: Serving, header: str) -> None:
+    """LO-HTTP-004."""
     async with serving() as served:
         value = f"bearer {TOKEN}" if header == "authorization" else TOKEN
         answer = await served.ask("GET", "/v1/items/x", headers={header: value}, token=None)
@@ -110,6 +114,7 @@ async def test_metrics_open_only_when_told_to(serving: Serving) -> None:
 
 
 async def test_an_unknown_path_is_404_and_a_wrong_method_405_with_a_token(serving: Serving) -> None:
+    """LO-HTTP-040, LO-HTTP-044."""
     async with serving() as served:
         unknown = await served.ask("GET", "/v1/nothing")
         wrong = await served.ask("PATCH", "/v1/items/x")
@@ -119,6 +124,7 @@ async def test_an_unknown_path_is_404_and_a_wrong_method_405_with_a_token(servin
 
 
 async def test_head_is_get_without_a_body_but_never_on_a_stream(serving: Serving) -> None:
+    """LO-HTTP-047."""
     async with serving() as served:
         answer = await served.ask("HEAD", "/v1/items/x")
         assert (answer.status, answer.body) == (200, b"")
@@ -127,6 +133,7 @@ async def test_head_is_get_without_a_body_but_never_on_a_stream(serving: Serving
 
 
 async def test_a_well_formed_correlation_id_is_echoed(serving: Serving) -> None:
+    """LO-HTTP-010, LO-HTTP-011."""
     async with serving() as served:
         answer = await served.ask("GET", "/v1/nothing", headers={"X-Correlation-Id": "a.B:c_d-1"})
         assert answer.headers["x-correlation-id"] == "a.B:c_d-1"
@@ -135,12 +142,14 @@ async def test_a_well_formed_correlation_id_is_echoed(serving: Serving) -> None:
 
 @pytest.mark.parametrize("given", ["", "a b", "x" * 129, "\xe9", "a\tb", 'a"b'])
 async def test_any_other_correlation_id_is_replaced(serving: Serving, given: str) -> None:
+    """LO-HTTP-010."""
     async with serving() as served:
         answer = await served.ask("GET", "/healthz", headers={"X-Correlation-Id": given})
         assert UUID.fullmatch(answer.headers["x-correlation-id"])
 
 
 async def test_an_unexpected_failure_is_an_envelope_without_its_detail(serving: Serving) -> None:
+    """LO-HTTP-040, LO-HTTP-043."""
     async with serving() as served:
         answer = await served.ask("GET", "/v1/boom")
         assert (answer.status, envelope(answer.body).code) == (500, "INTERNAL")
@@ -149,12 +158,14 @@ async def test_an_unexpected_failure_is_an_envelope_without_its_detail(serving: 
 
 
 async def test_a_stream_only_code_is_never_an_answer(serving: Serving) -> None:
+    """LO-HTTP-040."""
     async with serving() as served:
         answer = await served.ask("GET", "/v1/misplaced")
         assert (answer.status, envelope(answer.body).code) == (500, "INTERNAL")
 
 
 async def test_429_says_when_to_come_back_and_which_policy_refused(serving: Serving) -> None:
+    """LO-HTTP-041, LO-HTTP-042."""
     async with serving() as served:
         answer = await served.ask("GET", "/v1/busy")
         assert answer.status == 429
@@ -172,6 +183,7 @@ async def test_half_an_answer_ends_without_its_final_chunk(serving: Serving) -> 
 
 @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "a@b", "localhost:1:2"])
 async def test_a_host_that_is_not_ours_is_refused(serving: Serving, host: str) -> None:
+    """LO-HTTP-005."""
     async with serving() as served:
         answer = await served.ask("GET", "/healthz", headers={"Host": host})
         assert (answer.status, envelope(answer.body).code) == (403, "FORBIDDEN")
@@ -181,6 +193,7 @@ async def test_a_host_that_is_not_ours_is_refused(serving: Serving, host: str) -
     "host", ["localhost", "LOCALHOST:9", "[::1]:8700", "127.0.0.2", "gpu.lan", "GPU.lan:80"]
 )
 async def test_loopback_and_allowed_hosts_are_served(serving: Serving, host: str) -> None:
+    """LO-HTTP-005."""
     async with serving(auth={"allowed_hosts": ["gpu.lan"]}) as served:
         assert (await served.ask("GET", "/healthz", headers={"Host": host})).status == 200
 
@@ -197,6 +210,7 @@ async def test_loopback_and_allowed_hosts_are_served(serving: Serving, host: str
     ],
 )
 async def test_an_origin_must_be_ours(serving: Serving, origin: str, status: int) -> None:
+    """LO-HTTP-005."""
     async with serving() as served:
         answer = await served.ask("GET", "/healthz", headers={"Origin": origin})
         assert answer.status == status
@@ -220,6 +234,7 @@ async def test_an_origin_must_be_ours(serving: Serving, origin: str, status: int
 async def test_ambiguous_or_broken_framing_is_400_in_an_envelope(
     serving: Serving, head: str
 ) -> None:
+    """LO-HTTP-011, LO-HTTP-026, LO-HTTP-040."""
     async with serving() as served:
         data = await served.raw(f"{head}\r\n".encode() + b"0\r\n\r\n")
         answer = parse(data)
@@ -232,6 +247,7 @@ def envelope_first(body: bytes) -> ErrorEnvelope:
 
 
 async def test_a_header_block_is_bounded(serving: Serving) -> None:
+    """LO-HTTP-025, LO-SYS-050."""
     async with serving() as served:
         fits = await served.ask("GET", "/healthz", headers={"X-A": "a" * (HEADER_BYTES_MAX - 500)})
         over = await served.ask("GET", "/healthz", headers={"X-A": "a" * HEADER_BYTES_MAX})
@@ -239,6 +255,7 @@ async def test_a_header_block_is_bounded(serving: Serving) -> None:
 
 
 async def test_no_upgrade_is_honoured(serving: Serving) -> None:
+    """LO-HTTP-027."""
     async with serving() as served:
         for protocol in ("h2c", "websocket"):
             sent = {
@@ -252,6 +269,7 @@ async def test_no_upgrade_is_honoured(serving: Serving) -> None:
 
 
 async def test_http2_with_prior_knowledge_is_refused(serving: Serving) -> None:
+    """LO-HTTP-027."""
     async with serving() as served:
         data = await served.raw(
             b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00"
@@ -260,6 +278,7 @@ async def test_http2_with_prior_knowledge_is_refused(serving: Serving) -> None:
 
 
 async def test_only_json_is_taken(serving: Serving) -> None:
+    """LO-HTTP-022."""
     async with serving() as served:
         for kind, status in [
             ("text/plain", 415),
@@ -272,6 +291,7 @@ async def test_only_json_is_taken(serving: Serving) -> None:
 
 
 async def test_the_body_is_bounded_exactly(serving: Serving) -> None:
+    """LO-HTTP-020, LO-SYS-050."""
     async with serving(limits={"body_bytes": 1024}) as served:
         body = b'{"a":1}'
         for size, status in [(1023, 200), (1024, 200), (1025, 413)]:
@@ -280,6 +300,7 @@ async def test_the_body_is_bounded_exactly(serving: Serving) -> None:
 
 
 async def test_a_body_far_over_the_bound_still_reads_its_answer(serving: Serving) -> None:
+    """LO-HTTP-028."""
     async with serving(limits={"body_bytes": 1_048_576}) as served:
         answer = await served.ask("POST", "/v1/echo", b" " * 2_000_000)
         assert (answer.status, answer.headers["connection"]) == (413, "close")
@@ -292,6 +313,7 @@ POST_ECHO = (
 
 
 async def test_an_early_answer_keeps_its_socket_until_the_body_has_come(serving: Serving) -> None:
+    """LO-HTTP-020, LO-HTTP-028."""
     async with serving(limits={"body_bytes": 65536}) as served:
         async with await served.connect() as stream:
             await stream.send((POST_ECHO % 100_000).encode() + b" " * 1000)
@@ -330,6 +352,7 @@ async def test_a_body_without_end_is_cut_and_leaves_nothing_behind(serving: Serv
 
 
 async def test_a_chunked_body_is_bounded_too(serving: Serving) -> None:
+    """LO-HTTP-020."""
     async with serving(limits={"body_bytes": 1024}) as served:
         head = (
             f"POST /v1/echo HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n"
@@ -347,6 +370,7 @@ async def test_a_body_nobody_reads_does_not_hold_its_connection(serving: Serving
 
 
 async def test_a_body_that_drips_is_408(serving: Serving) -> None:
+    """LO-HTTP-021."""
     async with serving(limits={"body_timeout_ms": 100}) as served:
         head = (
             f"POST /v1/echo HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n"
@@ -357,6 +381,7 @@ async def test_a_body_that_drips_is_408(serving: Serving) -> None:
 
 
 async def test_a_schema_error_names_the_field_once(serving: Serving) -> None:
+    """LO-HTTP-024."""
     async with serving() as served:
         answer = await served.ask("POST", "/v1/echo", b'{"a":-1,"b":2}')
         assert answer.status == 400
@@ -366,6 +391,7 @@ async def test_a_schema_error_names_the_field_once(serving: Serving) -> None:
 
 
 async def test_requests_in_flight_are_bounded(serving: Serving) -> None:
+    """LO-HTTP-029, LO-SYS-050."""
     async with serving(limits={"connections": 2}) as served:
         async with anyio.create_task_group() as tasks:
             answers: list[int] = []
@@ -409,6 +435,7 @@ async def test_a_client_that_has_left_holds_no_socket(serving: Serving) -> None:
 
 
 async def test_a_reader_that_takes_nothing_is_cut_off(serving: Serving) -> None:
+    """LO-ORC-067."""
     async with serving(limits={"send_timeout_ms": 100, "stream_buffer_bytes": 65536}) as served:
         async with await served.connect() as stream:
             head = f"GET /v1/flood HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n"
@@ -418,6 +445,7 @@ async def test_a_reader_that_takes_nothing_is_cut_off(serving: Serving) -> None:
 
 
 async def test_draining_refuses_work_and_goes_on_answering(serving: Serving) -> None:
+    """LO-HTTP-041, LO-HTTP-045."""
     async with serving() as served:
         served.drain.begin()
         refused = await served.ask("POST", "/v1/echo", b'{"a":1}')
@@ -428,6 +456,7 @@ async def test_draining_refuses_work_and_goes_on_answering(serving: Serving) -> 
 
 
 async def test_an_open_stream_ends_with_its_own_last_event(serving: Serving) -> None:
+    """LO-SYS-024."""
     async with serving() as served:
         async with await served.connect() as stream:
             head = (

@@ -47,6 +47,7 @@ BAD = {
 
 @pytest.mark.parametrize("name", BAD)
 def test_what_is_not_json_is_refused_in_one_line(name: str) -> None:
+    """LO-HTTP-023."""
     with pytest.raises(Refusal) as caught:
         parse_contract(BAD[name], TaskRequest, DEPTH)
     assert caught.value.code is ErrorCode.INVALID_PARAMS
@@ -57,6 +58,7 @@ def test_what_is_not_json_is_refused_in_one_line(name: str) -> None:
 
 @pytest.mark.parametrize("text", ["\\ud800", "a\\udfff", "\\ud800\\u0041"])
 def test_half_a_surrogate_pair_is_refused_anywhere(text: str) -> None:
+    """LO-HTTP-023."""
     for body in (f'{{"prompt":"{text}"}}', f'{{"{text}":1}}'):
         with pytest.raises(Refusal) as caught:
             parse_contract(body.encode(), TaskRequest, DEPTH)
@@ -73,6 +75,7 @@ def test_the_place_is_named() -> None:
 
 
 def test_depth_is_bounded_exactly_and_brackets_in_text_do_not_count() -> None:
+    """LO-HTTP-023, LO-SYS-050."""
     check_json(b"[" * DEPTH + b"]" * DEPTH, DEPTH)
     check_json(json.dumps(["[" * 100, '\\"[[' * 100]).encode(), DEPTH)
     check_json(b"[" + b"[]," * 1000 + b"[]]", DEPTH)
@@ -102,6 +105,7 @@ def test_every_json_value_passes(value: object) -> None:
 
 @given(st.binary(max_size=64))
 def test_any_bytes_are_a_task_or_a_refusal(body: bytes) -> None:
+    """LO-HTTP-023."""
     with pytest.raises(Refusal):
         parse_contract(body, TaskRequest, DEPTH)
 
@@ -115,6 +119,7 @@ def test_any_bytes_are_a_task_or_a_refusal(body: bytes) -> None:
         ({"max_tokens": True}, "max_tokens"),
         ({"max_tokens": None}, "max_tokens"),
         ({"unknown": 1}, "unknown"),
+        ({"engine_args": ["--log-disable"]}, "engine_args"),
         ({"priority": "high"}, "priority"),
         ({"seed": 2**32 - 1}, "seed"),
         ({"temperature": "0"}, "temperature"),
@@ -126,6 +131,7 @@ def test_any_bytes_are_a_task_or_a_refusal(body: bytes) -> None:
     ],
 )
 def test_a_schema_error_names_its_field(change: dict[str, object], field: str) -> None:
+    """LO-HTTP-024, LO-POOL-034."""
     task = {"model": "m", "prompt": "p", "max_tokens": 8, **change}
     with pytest.raises(Refusal) as caught:
         parse_contract(json.dumps(task).encode(), TaskRequest, DEPTH)

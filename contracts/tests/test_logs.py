@@ -30,6 +30,7 @@ def lines(stream: io.StringIO) -> list[dict[str, object]]:
 
 
 def test_a_line_is_json_with_its_place_and_time(written: io.StringIO) -> None:
+    """LO-SYS-040."""
     with structlog.contextvars.bound_contextvars(correlation_id="c-1"):
         structlog.get_logger().info("task.admitted", pool_id="chat")
     (found,) = lines(written)
@@ -51,6 +52,7 @@ def test_what_is_below_the_level_is_not_written(written: io.StringIO) -> None:
 
 
 def test_a_library_writes_the_same_lines(written: io.StringIO) -> None:
+    """LO-SYS-040."""
     logging.getLogger("aiohttp.client").warning("lost %s", "it\n\x1b[31m")
     (found,) = lines(written)
     assert found["event"] == "library.aiohttp.client"
@@ -60,6 +62,7 @@ def test_a_library_writes_the_same_lines(written: io.StringIO) -> None:
 
 
 def test_no_character_breaks_a_line_or_paints_a_terminal(written: io.StringIO) -> None:
+    """LO-SYS-040."""
     hostile = "a\r\nb\x1b[31m\x00\x7f\x85\x9b\u2028\u2029"
     structlog.get_logger().info("hostile", text=hostile)
     text = written.getvalue()
@@ -77,6 +80,7 @@ def test_a_line_is_capped_and_says_so(written: io.StringIO, text: str) -> None:
 
 
 def test_a_token_is_not_logged_under_any_name(written: io.StringIO) -> None:
+    """LO-SYS-032."""
     structlog.get_logger().info(
         "http.request",
         token="hunter2",
@@ -92,6 +96,8 @@ def test_a_token_is_not_logged_under_any_name(written: io.StringIO) -> None:
 
 
 def test_a_traceback_shows_no_local_values(written: io.StringIO) -> None:
+    """LO-SYS-032."""
+
     def fail(secret: str) -> None:
         raise ValueError("no detail")
 

@@ -67,6 +67,12 @@ async def test_every_route_tells_what_it_may_answer(routes: list[ApiRoute]) -> N
     assert "content" not in paths["/v1/items/{item_id}"]["delete"]["responses"]["204"]
 
 
+async def test_a_route_without_a_scope_cannot_be_made(routes: list[ApiRoute]) -> None:
+    """LO-HTTP-006."""
+    with pytest.raises(TypeError, match="scope"):
+        ApiRoute("GET", "/x", routes[0].endpoint, operation=routes[0].operation)  # type: ignore[call-arg]
+
+
 async def test_two_routes_cannot_serve_one_method_and_path(
     routes: list[ApiRoute], tmp_path: Path
 ) -> None:

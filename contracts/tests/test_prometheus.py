@@ -12,6 +12,7 @@ from contracts.service.prometheus import MetricsRegistry
 
 @pytest.mark.parametrize("daemon", ["orchestratord", "pool_managerd"])
 def test_a_daemon_shows_its_own_families_and_no_other(daemon: str) -> None:
+    """LO-MET-001."""
     text = MetricsRegistry(daemon).render().decode()  # type: ignore[arg-type]
     for metric in METRICS:
         shown = f"# HELP {metric.name} " in text

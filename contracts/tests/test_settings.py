@@ -113,10 +113,12 @@ def test_lists_become_tuples_and_words_stay_words(tmp_path: Path) -> None:
 def test_what_is_wrong_is_said_in_one_line_with_its_place(
     tmp_path: Path, text: str, message: str
 ) -> None:
+    """LO-SYS-012, LO-SYS-016."""
     assert message in refusal(tmp_path, text)
 
 
 def test_an_alias_bomb_is_refused_before_it_unfolds(tmp_path: Path) -> None:
+    """LO-SYS-016."""
     bomb = "a0: &a0 [x]\n" + "".join(
         f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 12)
     )
@@ -143,6 +145,7 @@ def test_a_text_value_is_never_shown(tmp_path: Path) -> None:
     ],
 )
 def test_a_file_that_cannot_be_the_config_is_named(tmp_path, make, message) -> None:  # type: ignore[no-untyped-def]
+    """LO-SYS-016."""
     path = tmp_path / "config.yaml"
     make(path)
     with pytest.raises(ConfigError) as caught:
@@ -151,7 +154,10 @@ def test_a_file_that_cannot_be_the_config_is_named(tmp_path, make, message) -> N
     assert message in str(caught.value)
 
 
-def test_the_config_is_found_by_flag_then_variable_then_xdg_then_home() -> None:
+def test_the_config_is_found_by_flag_then_variable_then_xdg_then_home(tmp_path: Path) -> None:
+    """LO-SYS-010."""
+    environ = {"LLORCH_CONFIG": "/no/such.yaml", "HOME": "/h"}
+    assert read_config(written(tmp_path, ""), environ)[1] == tmp_path / "config.yaml"
     assert default_config_path({"LLORCH_CONFIG": "~/c.yaml", "HOME": "/h"}) == Path("/h/c.yaml")
     assert default_config_path({"XDG_CONFIG_HOME": "/x", "HOME": "/h"}) == Path(
         "/x/llama-orch/config.yaml"
@@ -175,6 +181,7 @@ def test_the_config_is_found_by_flag_then_variable_then_xdg_then_home() -> None:
 def test_a_variable_overrides_its_key(
     tmp_path: Path, name: str, value: str, key: str, expected: object
 ) -> None:
+    """LO-SYS-011."""
     found: object = reading(tmp_path, POOL, **{name: value})
     for part in key.split("."):
         found = found[int(part)] if isinstance(found, tuple) else getattr(found, part)
@@ -204,6 +211,7 @@ def test_a_pool_can_be_added_by_variables(tmp_path: Path) -> None:
 def test_a_variable_that_fits_nothing_is_refused_by_name(
     tmp_path: Path, name: str, value: str, message: str
 ) -> None:
+    """LO-SYS-014."""
     text = POOL + "queue: {capacity: 4}\n"
     assert message in refusal(tmp_path, text, **{name: value})
 
@@ -219,6 +227,7 @@ def loading(tmp_path: Path, text: str = "", **environ: str) -> Settings:
 
 
 def test_a_first_start_makes_a_private_state_dir_and_token(tmp_path: Path) -> None:
+    """LO-SYS-030, LO-SYS-031."""
     first = loading(tmp_path)
     second = loading(tmp_path)
     token = tmp_path / "state" / "token"
@@ -250,6 +259,7 @@ def test_daemons_that_start_at_once_agree_on_the_token(tmp_path: Path) -> None:
 def test_the_token_file_goes_before_the_variable_and_it_before_the_made_one(
     tmp_path: Path,
 ) -> None:
+    """LO-SYS-030."""
     file = tmp_path / "secret"
     file.write_text("from-file\r\n")
     file.chmod(0o600)
@@ -274,6 +284,7 @@ def test_the_token_file_goes_before_the_variable_and_it_before_the_made_one(
 def test_a_bad_token_file_is_refused_without_its_content(
     tmp_path: Path, content: bytes, mode: int, message: str
 ) -> None:
+    """LO-SYS-032."""
     file = tmp_path / "secret"
     file.write_bytes(content)
     file.chmod(mode)
@@ -292,12 +303,14 @@ def test_a_missing_token_file_is_named(tmp_path: Path) -> None:
 
 
 def test_a_state_dir_others_can_enter_is_refused(tmp_path: Path) -> None:
+    """LO-SYS-031."""
     (tmp_path / "state").mkdir(mode=0o755)
     with pytest.raises(ConfigError, match="chmod 700"):
         loading(tmp_path)
 
 
 def test_failpoints_need_test_mode(tmp_path: Path) -> None:
+    """LO-SYS-015."""
     with pytest.raises(ConfigError, match="--test-mode"):
         loading(tmp_path, LLORCH_FAILPOINTS="a=1*kill")
     settings = load_settings(
@@ -311,6 +324,7 @@ TLS = "auth: {tls: {cert: c.pem, key: k.pem}}\n"
 
 
 def test_off_loopback_needs_tls_and_a_chosen_strong_token(tmp_path: Path) -> None:
+    """LO-SYS-034."""
     for text, environ, message in [
         (EXPOSED, {"LLORCH_API_TOKEN": "x" * 32}, "auth.tls.cert"),
         (EXPOSED + TLS, {}, "set auth.token_file or LLORCH_API_TOKEN"),
@@ -331,6 +345,7 @@ def test_loopback_is_known_by_name_and_address() -> None:
 
 
 def test_a_secret_shows_itself_to_nobody() -> None:
+    """LO-SYS-032, LO-SYS-033."""
     secret = Secret("hunter2")
     assert "hunter2" not in f"{secret} {secret!r} {[secret]}"
     assert secret.matches(b"hunter2")
@@ -339,6 +354,7 @@ def test_a_secret_shows_itself_to_nobody() -> None:
 
 
 def test_a_child_gets_an_allow_list_and_no_token() -> None:
+    """LO-SYS-035."""
     environ = {
         "PATH": "/bin",
         "LC_ALL": "C",

@@ -21,6 +21,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def test_init_writes_a_private_file_that_is_valid(run: Run, home: Path) -> None:
+    """LO-CMD-041."""
     done = run("config", "init")
     path = home / ".config/llama-orch/config.yaml"
     assert done.stdout == f"{path}\n"
@@ -30,6 +31,7 @@ def test_init_writes_a_private_file_that_is_valid(run: Run, home: Path) -> None:
 
 
 def test_init_overwrites_by_force_only(run: Run, home: Path) -> None:
+    """LO-CMD-041."""
     path = home / "mine.yaml"
     path.write_text("pools: []\n")
     refused = run("config", "init", "--config", str(path))
@@ -41,6 +43,7 @@ def test_init_overwrites_by_force_only(run: Run, home: Path) -> None:
 
 
 def test_check_of_the_starter_finds_the_missing_model_and_nothing_else(run: Run) -> None:
+    """LO-CMD-040, LO-CMD-041."""
     run("config", "init")
     done = run(
         *("config", "check", "--json"),
@@ -154,12 +157,14 @@ def test_a_configuration_reads_back_as_it_was_written(tmp_path: Path, defaults: 
 
 
 def test_the_example_for_two_cards_is_valid() -> None:
+    """LO-SYS-018."""
     config = read_config(EXAMPLES / "home_gpu.yaml", {"HOME": "/home/somebody"})[0]
     assert all(isinstance(pool.provisioning, Binary) for pool in config.pools)
     assert {card for pool in config.pools for card in cards(pool)} == {0, 1}
 
 
 def test_the_example_for_a_laptop_is_valid() -> None:
+    """LO-SYS-018."""
     config = read_config(EXAMPLES / "cpu_laptop.yaml", {"HOME": "/home/somebody"})[0]
     assert all(isinstance(pool.provisioning, Embedded) for pool in config.pools)
     assert all(cards(pool) == [] for pool in config.pools)

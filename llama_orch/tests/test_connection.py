@@ -30,11 +30,13 @@ def private(path: Path, text: str) -> Path:
 
 
 def test_with_nothing_said_it_is_the_default_address_and_the_state_token() -> None:
+    """LO-CMD-013."""
     found = discover(None, None)
     assert (found.url, token_of(found)) == ("http://127.0.0.1:8700", TOKEN)
 
 
 def test_the_run_file_says_where_the_running_one_listens(home: Path) -> None:
+    """LO-CMD-013."""
     RunFile.write(home / ".local/state/llama-orch", "orchestratord", "http://127.0.0.1:45678")
     assert discover(None, None).url == "http://127.0.0.1:45678"
 
@@ -50,6 +52,7 @@ def test_the_state_directory_of_the_configuration_is_asked(home: Path) -> None:
 
 
 def test_the_environment_goes_before_the_state_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """LO-CMD-013."""
     monkeypatch.setenv("LLORCH_URL", "http://there:1/")
     monkeypatch.setenv("LLORCH_API_TOKEN", "from-the-environment")
     found = discover(None, None)
@@ -59,6 +62,7 @@ def test_the_environment_goes_before_the_state_directory(monkeypatch: pytest.Mon
 def test_the_command_line_goes_before_the_environment(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    """LO-CMD-013."""
     monkeypatch.setenv("LLORCH_URL", "http://there:1")
     monkeypatch.setenv("LLORCH_API_TOKEN", "from-the-environment")
     found = discover("http://here:2", private(tmp_path / "t", "from-the-file\n"))
@@ -98,4 +102,5 @@ def test_a_token_file_that_holds_no_token_is_refused(tmp_path: Path, text: str) 
 
 
 def test_the_token_is_not_in_the_repr(tmp_path: Path) -> None:
+    """LO-SYS-032."""
     assert "canary" not in repr(discover(None, private(tmp_path / "t", "canary")))

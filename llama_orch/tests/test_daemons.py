@@ -51,8 +51,10 @@ def daemons(tmp_path: Path, orchestratord: str, pool_managerd: str) -> Daemons:
 
 
 async def test_orchestratord_is_stopped_first(tmp_path: Path) -> None:
+    """LO-CMD-020."""
     both = daemons(tmp_path, WELL, WELL)
     assert await both.start() == "http://127.0.0.1:1"
+    assert [os.getsid(pid) for pid in both.pids()] == list(both.pids())
     await both.stop(anyio.Event())
     assert (tmp_path / "state/order").read_text() == "orchestratord\npool_managerd\n"
 

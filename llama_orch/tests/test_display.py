@@ -42,6 +42,7 @@ def test_a_duration_is_said_in_its_unit(milliseconds: float | None, words: str) 
 
 
 def test_only_control_characters_are_replaced() -> None:
+    """LO-CMD-014."""
     text = "tab\t line\n é 漢 😀 \u2028 \u200d"
     assert printable(text) == text
     assert printable("\x1b]0;x\x07\r\x9b\x7f") == "\ufffd]0;x\ufffd\ufffd\ufffd\ufffd"

@@ -51,6 +51,7 @@ async def test_events_come_in_order_and_end_with_the_terminal_one(server: Script
 
 
 async def test_a_broken_stream_goes_on_with_no_gap_and_no_repeat(server: ScriptedServer) -> None:
+    """LO-CMD-033."""
     first = (event(1, "started"), event(2, "token", t="a", i=0), b"id: 3\nevent: token\ndata: {")
     server.answers[STREAM] = in_turn(first, (event(3, "token", t="b", i=1), end(4)))
     events = await read(server)
@@ -59,6 +60,7 @@ async def test_a_broken_stream_goes_on_with_no_gap_and_no_repeat(server: Scripte
 
 
 async def test_an_event_seen_already_is_not_given_again(server: ScriptedServer) -> None:
+    """LO-CMD-033."""
     server.answers[STREAM] = in_turn(
         (event(1, "started"), event(1, "started"), event(2, "token", t="a", i=0), end(3))
     )

@@ -56,6 +56,7 @@ def free_port() -> int:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_each_command_has_help_that_names_its_options(run: Run, command: str) -> None:
+    """LO-CMD-012."""
     done = run(*command.split(), "--help")
     assert done.returncode == ExitCode.OK
     assert [option for option in COMMANDS[command] if option not in done.stdout] == []
@@ -69,6 +70,7 @@ def test_help_lists_every_command_and_the_exit_codes(run: Run) -> None:
 
 @pytest.mark.parametrize("command", ASKING, ids=" ".join)
 def test_nobody_listening_is_exit_3_and_names_url_and_remedy(run: Run, command: list[str]) -> None:
+    """LO-CMD-010."""
     url = f"http://127.0.0.1:{free_port()}"
     done = run(*command, "--url", url)
     assert done.returncode == ExitCode.UNREACHABLE
@@ -82,6 +84,7 @@ def test_nobody_listening_is_exit_3_and_names_url_and_remedy(run: Run, command: 
 def test_a_refusal_is_exit_4_and_carries_the_envelope(
     run: Run, server: ScriptedServer, command: list[str]
 ) -> None:
+    """LO-CMD-010, LO-CMD-012."""
     no = refusal("FORBIDDEN", 403, "not for you")
     for key in ("GET /v1/capabilities", "GET /readyz", "GET /v1/pools", "GET /v1/tasks"):
         server.answers[key] = no
@@ -129,6 +132,7 @@ def test_a_refusal_is_exit_4_and_carries_the_envelope(
 def test_a_mistake_on_the_command_line_is_exit_2_and_one_line(
     run: Run, arguments: list[str]
 ) -> None:
+    """LO-CMD-010, LO-CMD-011."""
     done = run(*arguments)
     assert done.returncode == ExitCode.USAGE
     assert "Traceback" not in done.stderr
@@ -137,6 +141,7 @@ def test_a_mistake_on_the_command_line_is_exit_2_and_one_line(
 
 
 def test_a_usage_mistake_under_json_is_an_error_object(run: Run) -> None:
+    """LO-CMD-012."""
     done = run("status", "--json", "--nonsense")
     assert done.returncode == ExitCode.USAGE
     error = json.loads(done.stdout)["error"]
@@ -160,6 +165,7 @@ def test_a_usage_mistake_under_json_is_an_error_object(run: Run) -> None:
 def test_a_foreign_answer_is_one_line_that_doubts_the_url(
     run: Run, server: ScriptedServer, body: bytes, kind: str, status: int
 ) -> None:
+    """LO-CMD-011."""
     server.answers["GET /v1/pools"] = lambda handler: answer(
         handler, status, body, content_type=kind
     )
@@ -177,6 +183,7 @@ def test_a_wrong_token_says_which_token_was_tried(run: Run, server: ScriptedServ
 
 
 def test_the_token_is_sent_and_never_printed(run: Run, server: ScriptedServer) -> None:
+    """LO-SYS-032."""
     done = run("ps", "--url", server.url, LLORCH_API_TOKEN="canary-in-the-environment")
     assert server.calls("GET /v1/pools")[0]["authorization"] == "Bearer canary-in-the-environment"
     assert "canary" not in done.stdout + done.stderr
@@ -194,11 +201,13 @@ def test_a_token_file_others_can_read_is_refused(run: Run, tmp_path: Path) -> No
 def test_control_characters_of_a_server_do_not_reach_the_terminal(
     run: Run, server: ScriptedServer
 ) -> None:
+    """LO-CMD-014."""
     server.answers["GET /v1/pools"] = refusal("INTERNAL", 500, "\x1b]0;owned\x07\x1b[2J")
     assert "\x1b" not in run("ps", "--url", server.url).stderr
 
 
 def test_a_reader_that_left_is_not_a_traceback(run: Run, home: Path) -> None:
+    """LO-CMD-011."""
     done = run("config", "schema")
     assert len(done.stdout) > 4096
     cut = subprocess.run(
@@ -219,6 +228,7 @@ def test_the_readme_names_every_command_and_exit_code() -> None:
 
 
 def test_a_defect_is_told_as_one_without_a_traceback() -> None:
+    """LO-CMD-011."""
     told = _failure(ExceptionGroup("", [ExceptionGroup("", [ZeroDivisionError("by zero")])]))
     assert "ZeroDivisionError" in told.message
     assert told.exit_code == ExitCode.FAILED

@@ -32,6 +32,7 @@ def test_quickstart_shows_the_whole_way_and_leaves_nothing(
     home: Path, started: list[Command]
 ) -> None:
     # Settings of a running instance must not reach it.
+    """LO-CMD-002, LO-CMD-003."""
     command = Command(home, "quickstart", LLORCH_ORCHESTRATORD__PORT="1", LLORCH_API_TOKEN="other")
     started.append(command)
     assert command.wait() == ExitCode.OK, command.err
@@ -46,6 +47,7 @@ def test_quickstart_shows_the_whole_way_and_leaves_nothing(
 
 
 def test_quickstart_under_json_prints_events(home: Path, started: list[Command]) -> None:
+    """LO-CMD-012."""
     command = Command(home, "quickstart", "--json")
     started.append(command)
     assert command.wait() == ExitCode.OK, command.err
@@ -60,6 +62,7 @@ def test_quickstart_under_json_prints_events(home: Path, started: list[Command])
 def test_an_interrupted_quickstart_leaves_nothing(
     home: Path, started: list[Command], number: signal.Signals, after: str
 ) -> None:
+    """LO-CMD-002."""
     command = Command(home, "quickstart")
     started.append(command)
     wait_for(command, after)
@@ -73,6 +76,7 @@ def test_an_interrupted_quickstart_leaves_nothing(
 def test_keep_leaves_it_serving_and_the_stop_command_ends_it(
     run: Run, home: Path, started: list[Command]
 ) -> None:
+    """LO-CMD-004."""
     command = Command(home, "quickstart", "--keep")
     started.append(command)
     assert command.wait() == ExitCode.OK, command.err

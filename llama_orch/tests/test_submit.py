@@ -68,6 +68,7 @@ def serving(server: ScriptedServer) -> ScriptedServer:
 def test_tokens_go_to_stdout_as_they_are_and_the_rest_to_stderr(
     run: Run, serving: ScriptedServer
 ) -> None:
+    """LO-CMD-010, LO-CMD-030."""
     done = run(*SUBMIT, "hi", "--url", serving.url)
     assert done.returncode == ExitCode.OK
     assert done.stdout == "a\x1b[31m\u2028b\n"
@@ -77,6 +78,7 @@ def test_tokens_go_to_stdout_as_they_are_and_the_rest_to_stderr(
 
 
 def test_json_is_one_event_per_line(run: Run, serving: ScriptedServer) -> None:
+    """LO-CMD-012."""
     done = run(*SUBMIT, "hi", "--url", serving.url, "--json")
     lines = [json.loads(line) for line in done.stdout.split("\n")[:-1]]
     assert [line["event"] for line in lines] == ["admission", "started", "token", "token", "end"]
@@ -84,6 +86,7 @@ def test_json_is_one_event_per_line(run: Run, serving: ScriptedServer) -> None:
 
 
 def test_a_failed_task_is_exit_1_with_its_code(run: Run, serving: ScriptedServer) -> None:
+    """LO-CMD-010."""
     serving.answers[STREAM] = lambda handler: sse(
         handler, event(1, "error", code="WORKER_RESET", message="it died", retriable=True)
     )
@@ -93,6 +96,7 @@ def test_a_failed_task_is_exit_1_with_its_code(run: Run, serving: ScriptedServer
 
 
 def test_detach_prints_the_id_and_reads_no_stream(run: Run, serving: ScriptedServer) -> None:
+    """LO-CMD-032."""
     done = run(*SUBMIT, "hi", "--url", serving.url, "--detach")
     assert done.stdout == f"{TASK}\n"
     assert serving.calls(STREAM) == []
@@ -201,6 +205,7 @@ class Running:
 def test_ctrl_c_cancels_the_task_and_waits_for_its_end(
     home: Path, serving: ScriptedServer, extra: tuple[str, ...]
 ) -> None:
+    """LO-CMD-031."""
     running = Running(home, serving, *extra)
     assert running.streaming.wait(30)
     running.interrupt()
@@ -227,6 +232,7 @@ def test_a_second_ctrl_c_leaves_at_once(home: Path, serving: ScriptedServer) -> 
 
 
 def test_on_a_terminal_tokens_are_live_and_harmless(home: Path, serving: ScriptedServer) -> None:
+    """LO-CMD-014, LO-CMD-030."""
     terminal, side = os.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "llama_orch", *SUBMIT, "hi", "--url", serving.url],

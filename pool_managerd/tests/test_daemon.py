@@ -80,7 +80,7 @@ def lease_body(**changes: Any) -> dict[str, Any]:
 
 
 def test_real_llama_cpp_serves_and_is_leased(stacks: list[Stack], tmp_path: Path) -> None:
-    """LO-POOL-030, LO-POOL-013: and a pool without its model hurts nobody."""
+    """LO-POOL-030, LO-POOL-013, LO-WRK-013: and a pool without its model hurts nobody."""
     pytest.importorskip("xllamacpp", reason="the extra `embedded` is not installed")
     model = tmp_path / "tiny.gguf"
     subprocess.run([sys.executable, "-m", "worker_adapters.tiny_gguf", str(model)], check=True)
@@ -214,7 +214,7 @@ def test_engines_outlive_a_killed_manager_and_the_next_one_ends_them(
 def test_devices_are_resolved_or_refused_by_the_name_of_their_key(
     stacks: list[Stack], tmp_path: Path
 ) -> None:
-    """LO-POOL-043, LO-POOL-035."""
+    """LO-POOL-043, LO-POOL-035, LO-POOL-001, LO-SYS-035."""
     gpus = tmp_path / "gpus.json"
     gpus.write_text(json.dumps({"devices": [CARD]}))
     replicas: list[dict[str, Any]] = [{"devices": [0]}, {"devices": ["GPU-z"]}, {}]
@@ -222,6 +222,8 @@ def test_devices_are_resolved_or_refused_by_the_name_of_their_key(
     stack = started(stacks, tmp_path, pool, gpus={"source": "file", "file": str(gpus)})
     wait_for(lambda: ready(stack), "the stand-in serves")
     first, second, third = snapshot(stack).pools[0].replicas
+    names = [replica.replica_id for replica in (first, second, third)]
+    assert names == ["fake/0", "fake/1", "fake/2"]
     assert first.devices == ("GPU-a",)
     environ = Path(f"/proc/{first.pid}/environ").read_bytes().split(b"\0")
     assert b"CUDA_VISIBLE_DEVICES=GPU-a" in environ

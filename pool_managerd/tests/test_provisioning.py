@@ -58,7 +58,7 @@ def test_an_unknown_placeholder_is_refused_with_the_configuration() -> None:
 
 
 def test_a_binary_is_found_on_the_path_and_given_the_configuration(tmp_path: Path) -> None:
-    """LO-POOL-031."""
+    """LO-POOL-031, LO-POOL-034."""
     program = tmp_path / "my-server"
     program.write_text("#!/bin/sh\n")
     program.chmod(0o700)

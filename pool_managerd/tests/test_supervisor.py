@@ -38,7 +38,7 @@ def is_gone(pid: int) -> bool:
 async def test_a_replica_serves_after_a_token_and_stops_with_its_group_empty(
     harness: SupervisorHarness,
 ) -> None:
-    """LO-POOL-003, LO-POOL-008."""
+    """LO-POOL-003, LO-POOL-008, LO-WRK-013."""
     async with harness.supervise(harness.pool()) as it:
         await it.until_state(S.READY)
         pid = it.replica.pid
@@ -213,7 +213,7 @@ async def test_a_port_that_is_taken_meanwhile_is_exchanged(
 async def test_a_flood_of_output_neither_blocks_nor_fills_the_disk(
     harness: SupervisorHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """LO-POOL-011."""
+    """LO-POOL-011, LO-SYS-050."""
     monkeypatch.setattr("pool_managerd.process_life.LOG_BOUND_S", 0.02)
     logs = harness.state_dir / "logs"
     async with harness.supervise(harness.pool("--fault", "log-flood")) as it:

@@ -47,7 +47,7 @@ def test_a_setting_nothing_obeys_is_refused(tmp_path: Path, name: DaemonName) ->
 
 @pytest.mark.parametrize("name", DAEMONS)
 def test_a_taken_port_is_named(tmp_path: Path, name: DaemonName) -> None:
-    """LO-SYS-020: exit 75."""
+    """LO-SYS-020, LO-SYS-027: exit 75."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

@@ -107,7 +107,7 @@ def test_orchestratord_killed_loses_no_queued_task(
 def test_pool_managerd_killed_leaves_a_running_stream_alone(
     tmp_path: Path, embedded_pool: PoolFactory
 ) -> None:
-    """LO-ORC-047: it is not on the token path; what is queued waits for its return."""
+    """LO-ORC-047, LO-SYS-002: it is not on the token path; what is queued waits for its return."""
     with running_stack(tmp_path, [embedded_pool("endless")]) as stack:
         stack.wait_serving("chat")
         with TaskClient(stack) as client:

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 def test_two_replicas_share_the_work_and_tell_one_story(
     tmp_path: Path, embedded_pool: PoolFactory
 ) -> None:
-    """LO-ORC-091: what the stream says, what GET says and what the metrics say agree."""
+    """LO-ORC-091, LO-SYS-001: what stream, GET and metrics say agrees."""
     with running_stack(tmp_path, [embedded_pool("endless", replicas=2)]) as stack:
         stack.wait_serving("chat", replicas=2)
         with TaskClient(stack) as client:

@@ -104,6 +104,7 @@ def test_a_signal_ends_it_while_the_model_is_still_loading(models: Path) -> None
 
 
 def test_the_key_is_neither_in_argv_nor_in_the_log(models: Path, tmp_path: Path) -> None:
+    """LO-WRK-011, LO-SYS-032."""
     log = tmp_path / "log"
     with running(models / "tiny.gguf", log) as engine:
         argv = Path(f"/proc/{engine.process.pid}/cmdline").read_bytes()

@@ -12,11 +12,13 @@ def leaves() -> set[type[errors.EngineError]]:
 
 
 def test_every_failure_is_drawn_in_the_tree() -> None:
+    """LO-WRK-002."""
     assert errors.__doc__ is not None
     assert all(leaf.__name__ in errors.__doc__ for leaf in leaves())
 
 
 def test_every_failure_can_be_scripted() -> None:
+    """LO-WRK-016."""
     assert {type(fault_error(fault)) for fault in Fault} == leaves()
 
 

@@ -54,6 +54,7 @@ async def streamed(
 
 @pytest.mark.anyio
 async def test_tokens_come_in_order_and_the_figures_last(transport: EngineTransport) -> None:
+    """LO-WRK-002."""
     async with hostile([STREAM_HEAD, *events(token("a"), token("b"), FINAL)]) as server:
         assert await streamed(transport, server.base_url) == [Token("a"), Token("b"), FINISHED]
 
@@ -62,6 +63,7 @@ async def test_tokens_come_in_order_and_the_figures_last(transport: EngineTransp
 async def test_text_survives_one_byte_slices_and_odd_line_separators(
     transport: EngineTransport,
 ) -> None:
+    """LO-WRK-004, LO-WRK-005."""
     text = "a\u2028b\x85c\u2029 né😀\x0b"
     wire = b"data: " + token(text) + b"\r\n\r\n: still here\r\n\r\ndata: " + FINAL + b"\r\n\r\n"
     slices = [chunk(wire[i : i + 1]) for i in range(len(wire))]
@@ -71,6 +73,7 @@ async def test_text_survives_one_byte_slices_and_odd_line_separators(
 
 @pytest.mark.anyio
 async def test_progress_comments_and_empty_text_are_no_tokens(transport: EngineTransport) -> None:
+    """LO-ORC-069."""
     progress = b'{"content":"","tokens":[0],"prompt_progress":{"total":9,"processed":3}}'
     body = [chunk(b": ping\n\n"), *events(progress, token(""), token("a"), FINAL)]
     async with hostile([STREAM_HEAD, *body]) as server:
@@ -79,6 +82,7 @@ async def test_progress_comments_and_empty_text_are_no_tokens(transport: EngineT
 
 @pytest.mark.anyio
 async def test_foreign_event_names_are_ignored(transport: EngineTransport) -> None:
+    """LO-ORC-069."""
     wire = b"event: execute\nid: 9\nretry: 1\ndata: " + token("a") + b"\n\n"
     async with hostile([STREAM_HEAD, chunk(wire), *events(FINAL)]) as server:
         assert await streamed(transport, server.base_url) == [Token("a"), FINISHED]
@@ -155,6 +159,7 @@ BROKEN: dict[str, tuple[list[bytes], type[EngineError] | tuple[type[EngineError]
 async def test_a_broken_stream_is_never_taken_for_a_finished_one(
     transport: EngineTransport, case: str
 ) -> None:
+    """LO-WRK-002, LO-WRK-006, LO-WRK-007."""
     writes, expected = BROKEN[case]
     async with hostile(writes) as server:
         with pytest.raises(expected):
@@ -165,6 +170,7 @@ async def test_a_broken_stream_is_never_taken_for_a_finished_one(
 async def test_a_reset_connection_is_lost(
     transport: EngineTransport,
 ) -> None:
+    """LO-WRK-007."""
     async with hostile([STREAM_HEAD, events(token("a"))[0]], end="reset") as server:
         with pytest.raises(EngineLost):
             await streamed(transport, server.base_url)
@@ -242,6 +248,7 @@ def test_a_wait_is_read_only_where_it_is_a_number_of_seconds(
 
 @pytest.mark.anyio
 async def test_only_known_fields_leave_and_unset_ones_do_not(transport: EngineTransport) -> None:
+    """LO-WRK-010, LO-ORC-046."""
     request = GenerationRequest(
         prompt="p",
         max_tokens=3,
@@ -275,6 +282,7 @@ async def test_only_known_fields_leave_and_unset_ones_do_not(transport: EngineTr
 
 @pytest.mark.anyio
 async def test_a_server_that_takes_any_key_proves_nothing(transport: EngineTransport) -> None:
+    """LO-WRK-014."""
     async with hostile([answer(200, b"{}")]) as server:
         assert not await LlamaCppClient(transport, server.base_url, "key").prove_identity()
 
@@ -283,6 +291,7 @@ async def test_a_server_that_takes_any_key_proves_nothing(transport: EngineTrans
 async def test_without_a_key_nothing_is_proved_and_nothing_asked(
     transport: EngineTransport,
 ) -> None:
+    """LO-WRK-014."""
     async with hostile([answer(200, b"{}")]) as server:
         assert not await LlamaCppClient(transport, server.base_url, None).prove_identity()
     assert server.requests == []

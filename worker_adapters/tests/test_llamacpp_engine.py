@@ -106,6 +106,7 @@ async def test_a_stop_string_ends_the_text_and_is_left_out(
 async def test_a_chat_is_rendered_by_the_models_own_template(
     engine: RunningEngine, transport: EngineTransport
 ) -> None:
+    """LO-WRK-012."""
     client = client_of(engine, transport)
     chat = GenerationRequest(
         messages=(Message(role="user", content="hello"),),
@@ -132,6 +133,7 @@ async def test_a_prompt_longer_than_the_context_is_refused_as_such(
 async def test_the_key_of_this_launch_is_proved_and_no_other(
     engine: RunningEngine, transport: EngineTransport
 ) -> None:
+    """LO-WRK-014."""
     assert await client_of(engine, transport).prove_identity()
     stranger = LlamaCppClient(transport, engine.base_url, "another")
     assert not await stranger.prove_identity()
@@ -151,6 +153,7 @@ async def test_what_it_observes_is_what_was_launched(
 async def test_closing_a_stream_frees_the_slot_within_a_second(
     endless_engine: RunningEngine, transport: EngineTransport
 ) -> None:
+    """LO-WRK-003."""
     client = client_of(endless_engine, transport)
     async with aclosing(client.stream(request_of(max_tokens=400))) as stream:
         assert isinstance(await anext(stream), Token)
@@ -161,6 +164,7 @@ async def test_closing_a_stream_frees_the_slot_within_a_second(
 async def test_a_cancelled_reader_frees_the_slot_within_a_second(
     endless_engine: RunningEngine, transport: EngineTransport
 ) -> None:
+    """LO-WRK-003."""
     client = client_of(endless_engine, transport)
     with anyio.move_on_after(0.3) as scope:
         await generate(client, request_of(max_tokens=400))

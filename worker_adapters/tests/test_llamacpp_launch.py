@@ -29,6 +29,7 @@ SPEC = LaunchSpec(
 
 
 def test_llama_server_gets_the_whole_context_and_its_cards_by_uuid() -> None:
+    """LO-WRK-001, LO-WRK-011."""
     plan = LlamaServerLauncher().plan(SPEC)
     assert plan.argv == (
         *("/opt/llama-server", "--host", "127.0.0.1", "--port", "9001", "-m", "/m/a b.gguf"),
@@ -53,6 +54,7 @@ def test_arguments_of_the_configuration_come_last_and_so_win() -> None:
 
 
 def test_the_embedded_engine_runs_in_this_interpreter() -> None:
+    """LO-WRK-001, LO-WRK-011."""
     plan = EmbeddedLauncher().plan(replace(SPEC, device_uuids=(), engine_args=()))
     assert plan.argv[:3] == (sys.executable, "-m", "worker_adapters.embedded")
     assert plan.env == {"LLAMA_API_KEY": "sekret"}
@@ -68,6 +70,7 @@ def test_the_embedded_engine_refuses_what_it_cannot_obey(wrong: dict[str, tuple[
 def test_no_model_is_refused_and_the_key_shows_nowhere(
     launcher: LlamaServerLauncher | EmbeddedLauncher,
 ) -> None:
+    """LO-WRK-011, LO-SYS-032."""
     spec = replace(SPEC, device_uuids=(), engine_args=())
     with pytest.raises(ValueError, match="model file"):
         launcher.plan(replace(spec, model_path=None))
@@ -103,5 +106,6 @@ def test_the_last_lines_of_llama_server_tell_why_it_ended(
 
 
 def test_the_wheel_tells_its_version() -> None:
+    """LO-WRK-013."""
     assert (EmbeddedLauncher().engine_version() or "").startswith("xllamacpp 20")
     assert LlamaServerLauncher().engine_version() is None

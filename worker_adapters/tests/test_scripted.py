@@ -24,6 +24,7 @@ async def played(client: ScriptedClient) -> list[Token | Finished]:
 
 
 async def test_it_plays_its_list_to_every_stream() -> None:
+    """LO-WRK-016."""
     client = ScriptedClient([Token("a"), END])
     assert await played(client) == await played(client) == [Token("a"), END]
     assert client.requests == [REQUEST, REQUEST]
@@ -31,6 +32,7 @@ async def test_it_plays_its_list_to_every_stream() -> None:
 
 @pytest.mark.parametrize("fault", [fault for fault in Fault if fault is not Fault.SILENT])
 async def test_a_fault_raises_its_error_and_is_counted(fault: Fault) -> None:
+    """LO-WRK-016."""
     client = ScriptedClient([Token("a"), fault, END])
     with pytest.raises(EngineError) as caught:
         await played(client)

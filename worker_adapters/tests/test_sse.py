@@ -46,6 +46,7 @@ def cut(draw: st.DrawFn, wire: bytes) -> list[bytes]:
 
 @given(st.data())
 def test_any_cut_of_a_stream_gives_the_same_events(data: st.DataObject) -> None:
+    """LO-WRK-004, LO-WRK-005."""
     events, wire = data.draw(streams())
     assert parsed([wire]) == events
     assert parsed(data.draw(cut(wire))) == events
@@ -78,12 +79,14 @@ def test_a_byte_order_mark_inside_is_data() -> None:
 
 @pytest.mark.parametrize("chunk", [b"x" * 40, b"data: x\n" * 6])
 def test_an_event_may_reach_its_bound_and_not_pass_it(chunk: bytes) -> None:
+    """LO-WRK-006."""
     EventParser(max_bytes=40).feed(chunk[:40])
     with pytest.raises(EventTooLong):
         EventParser(max_bytes=11).feed(chunk)
 
 
 def test_a_line_of_one_byte_slices_is_bounded_without_a_line_end() -> None:
+    """LO-WRK-006."""
     parser = EventParser(max_bytes=1000)
     for _ in range(1000):
         parser.feed(b"x")

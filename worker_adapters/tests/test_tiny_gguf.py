@@ -18,6 +18,7 @@ def sha256(path: Path) -> str:
 
 
 def test_the_same_seed_gives_the_same_bytes_on_every_machine(tmp_path: Path) -> None:
+    """LO-WRK-015."""
     write_model(tmp_path / "a.gguf")
     write_model(tmp_path / "b.gguf")
     assert sha256(tmp_path / "a.gguf") == sha256(tmp_path / "b.gguf") == TINY_SHA256

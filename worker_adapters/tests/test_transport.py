@@ -35,6 +35,7 @@ def foreign_errors() -> list[type[BaseException]]:
 def test_every_error_of_the_http_client_has_a_meaning_of_its_own(
     foreign: type[BaseException],
 ) -> None:
+    """LO-WRK-008."""
     catch_alls = (aiohttp.ClientError, OSError, TimeoutError)
     assert any(issubclass(foreign, known) for known, _ in _MEANING if known not in catch_alls)
 
@@ -61,6 +62,7 @@ def test_a_special_error_is_not_hidden_behind_a_general_one() -> None:
 def test_what_broke_tells_whether_anything_was_sent(
     foreign: BaseException, ours: type[EngineError]
 ) -> None:
+    """LO-WRK-008."""
     assert type(engine_error(foreign, "http://h")) is ours
 
 
@@ -70,6 +72,7 @@ def test_a_message_is_one_line_that_names_the_address() -> None:
 
 
 def test_the_key_is_in_no_repr() -> None:
+    """LO-SYS-032."""
     assert "sekret" not in repr(Target("http://h", "sekret"))
 
 
@@ -88,8 +91,22 @@ async def test_silence_ends_at_the_deadline(transport: EngineTransport) -> None:
 
 @pytest.mark.anyio
 async def test_a_redirect_is_not_followed(transport: EngineTransport) -> None:
+    """LO-WRK-009."""
     async with hostile([answer(302, b"", b"Location: http://127.0.0.1:9/")]) as server:
         assert (await transport.ask("GET", server.base_url, headers={})).status == 302
+
+
+@pytest.mark.anyio
+async def test_a_proxy_of_the_environment_is_not_asked(
+    transport: EngineTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LO-WRK-009."""
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}")
+    async with hostile([answer(200, b"{}")]) as server:
+        assert (await transport.ask("GET", server.base_url, headers={})).status == 200
 
 
 @pytest.mark.anyio
@@ -115,6 +132,7 @@ async def test_what_is_not_http_is_a_protocol_error(transport: EngineTransport) 
 
 @pytest.mark.anyio
 async def test_cookies_are_not_kept_and_connections_not_reused(transport: EngineTransport) -> None:
+    """LO-WRK-009."""
     async with hostile([answer(200, b"{}", b"Set-Cookie: a=b")] * 1) as server:
         for _ in range(2):
             await transport.ask("GET", server.base_url, headers={})

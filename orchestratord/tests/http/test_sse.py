@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 import anyio
 import pytest
 
-from contracts.tests.conftest import parse
+from contracts.tests.conftest import Answer, parse
 from orchestratord.tests.builders import TASK_ID
 from orchestratord.tests.http.conftest import Opening
 from orchestratord.tests.http.reading import done, stream_of
@@ -105,10 +106,42 @@ async def test_a_silent_stream_is_kept_alive_by_comments(site: Opening) -> None:
 
 
 async def test_a_stream_beyond_the_bound_is_refused(site: Opening) -> None:
-    """LO-HTTP-029."""
+    """LO-HTTP-029, LO-SYS-050."""
     async with site(slots=0, limits={"streams": 1}) as it:
         await it.post(task_id=TASK_ID)
         with it.drain.stream():
             answer = await stream_of(it)
         assert (answer.status, answer.json["code"]) == (429, "ADMISSION_REJECT")
         assert answer.json["policy_label"] == "streams"
+
+
+async def test_a_reader_that_takes_nothing_is_cut_off_and_hurts_nobody(site: Opening) -> None:
+    """LO-ORC-067."""
+    limits = {"send_timeout_ms": 200, "stream_buffer_bytes": 65_536}
+    async with site(limits=limits) as it:
+        gate = asyncio.Event()
+        it.behind.play([gate, *[Token("x" * 20_000)] * 100, END])
+        await it.post(task_id=TASK_ID, max_tokens=200)
+        with socket.socket() as stalled:
+            stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+            stalled.connect(("127.0.0.1", it.port))
+            stalled.sendall(
+                f"GET /v1/tasks/{TASK_ID}/stream HTTP/1.1\r\nHost: localhost\r\n"
+                "x-api-key: t0ken-of-the-tests\r\n\r\n".encode()
+            )
+            await it.behind.until(TASK_ID, "started")
+            async with anyio.create_task_group() as group:
+                other: list[Answer] = []
+
+                async def read() -> None:
+                    other.append(await stream_of(it))
+
+                group.start_soon(read)
+                with anyio.fail_after(10):
+                    while it.drain.streams_open < 2:  # noqa: ASYNC110
+                        await anyio.sleep(0.01)
+                gate.set()
+            with anyio.fail_after(10):
+                await it.drain.wait_idle()
+        assert len(frames_in(other[0].body)) == 102
+        assert (await it.behind.row(TASK_ID))["state"] == "succeeded"

@@ -45,14 +45,25 @@ async def test_a_task_is_answered_with_its_place_and_where_to_follow_it(site: Op
 
 
 async def test_a_client_that_accepts_a_stream_is_given_it_at_once(site: Opening) -> None:
-    """LO-ORC-014."""
+    """LO-ORC-014, LO-HTTP-011."""
     async with site() as it:
         answer = await it.post(STREAM)
         assert answer.status == 200
         assert answer.headers["content-type"].startswith("text/event-stream")
         assert is_uuid(answer.headers["x-task-id"])
+        assert is_uuid(answer.headers["x-correlation-id"])
         frames = frames_in(unchunked(answer.body))
         assert [frame.name for frame in frames] == ["started", "token", "token", "end"]
+
+
+async def test_a_task_is_accepted_where_no_stream_can_be_had(site: Opening) -> None:
+    """LO-ORC-001, LO-ORC-014: a full house of readers is no reason to refuse work."""
+    async with site(limits={"streams": 1}) as it:
+        with it.drain.stream():
+            answer = await it.post(STREAM, task_id=TASK_ID)
+        assert (answer.status, answer.json["task_id"]) == (202, TASK_ID)
+        assert answer.headers["x-task-id"] == TASK_ID
+        assert (await it.post(STREAM, task_id=TASK_ID)).status == 200
 
 
 async def test_a_posted_stream_whose_beginning_is_gone_is_not_given_a_gap(site: Opening) -> None:
@@ -107,7 +118,7 @@ async def provoke(it: Site, code: ErrorCode) -> None:
 async def test_every_refusal_names_the_task_and_leaves_nothing(
     site: Opening, code: ErrorCode
 ) -> None:
-    """LO-ORC-006, LO-ORC-013."""
+    """LO-ORC-006, LO-ORC-013, LO-HTTP-040, LO-HTTP-041, LO-HTTP-042."""
     async with site(slots=0, capacity=1) as it:
         await provoke(it, code)
         fields = {"task_id": TASK_ID} | REFUSALS[code]
@@ -123,6 +134,7 @@ async def test_every_refusal_names_the_task_and_leaves_nothing(
         if answer.status in (429, 503):
             assert answer.headers["retry-after"] == "1"
             assert int(answer.headers["x-backoff-ms"]) == answer.json["retry_after_ms"]
+        assert ("policy_label" in answer.json) == (answer.status == 429)
         if code is not ErrorCode.CONFLICT:
             assert (await it.ask("GET", f"/v1/tasks/{fields['task_id']}")).status == 404
 
@@ -171,14 +183,17 @@ async def test_cancel_is_204_however_often_and_404_for_nobody(site: Opening) -> 
 async def test_pages_meet_newest_first_and_leave_the_text_out(site: Opening) -> None:
     async with site() as it:
         for number in range(1, 6):
-            await it.post(task_id=id_of(number))
+            await it.post(task_id=id_of(number), prompt="x" * 20_000, metadata={"n": f"{number}"})
             await done(it, id_of(number))
         seen, query = [], "limit=2"
         while True:
             answer = await it.ask("GET", f"/v1/tasks?{query}")
             page = TaskPage.model_validate_json(answer.body)
             seen += [view.task_id for view in page.items]
-            assert all(view.text is None for view in page.items)
+            for view in page.items:
+                assert (view.text, view.model, view.workload) == (None, "tiny", "completion")
+                assert view.metadata == {"n": view.task_id[7]}
+            assert b"xxx" not in answer.body
             if page.next_cursor is None:
                 break
             query = f"limit=2&cursor={page.next_cursor}"
@@ -240,7 +255,7 @@ async def test_pools_and_capabilities_are_told_from_live_replicas(site: Opening)
 
 
 async def test_ready_while_it_accepts_work_whatever_the_engines_do(site: Opening) -> None:
-    """LO-ORC-112."""
+    """LO-ORC-013, LO-ORC-112, LO-HTTP-045, LO-HTTP-046."""
     async with site(slots=0) as it:
         it.behind.pools.update(None)
         assert (await it.ask("GET", "/readyz", token=None)).status == 200
@@ -248,10 +263,13 @@ async def test_ready_while_it_accepts_work_whatever_the_engines_do(site: Opening
         answer = await it.ask("GET", "/readyz", token=None)
         assert (answer.status, answer.json["code"]) == (503, "SHUTTING_DOWN")
         assert (await it.ask("GET", "/healthz", token=None)).status == 200
-        assert (await it.post()).status == 503
+        refused = await it.post(task_id=TASK_ID)
+        assert (refused.status, refused.json["code"]) == (503, "SHUTTING_DOWN")
+        assert is_uuid(refused.headers["x-task-id"])
 
 
 async def test_metrics_count_what_happened(site: Opening) -> None:
+    """LO-MET-003."""
     async with site() as it:
         await it.post(task_id=TASK_ID)
         await done(it)

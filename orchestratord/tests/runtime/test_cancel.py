@@ -8,7 +8,8 @@ import anyio
 import pytest
 
 from contracts.errors import ErrorCode
-from orchestratord.errors import TaskUnknown
+from orchestratord.errors import StorageBusy, TaskUnknown
+from orchestratord.runtime import dispatcher
 from orchestratord.tests.builders import TASK_ID, replica
 from orchestratord.tests.runtime.frames import text_of
 from orchestratord.tests.runtime.world import World, error_of, world_at
@@ -102,3 +103,27 @@ async def test_a_cancel_that_comes_while_a_task_is_put_back_in_line_is_honoured(
     await world.pass_time(5)
     assert len(world.engines.clients) == 1
     assert world.leases.held == {}
+
+
+@pytest.mark.parametrize("slots", [0, 1])
+async def test_a_cancel_whose_end_cannot_be_written_says_so_and_can_be_repeated(
+    path: Path, slots: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LO-ORC-080, LO-ORC-099: queued or running, no token comes after the first one."""
+    monkeypatch.setattr(dispatcher, "CANCEL_DEADLINE_S", 0.05)
+    async with world_at(path, slots=slots) as world:
+        world.play([Token("a"), Fault.SILENT])
+        accepted = await world.submit()
+        if slots:
+            await world.until(accepted, "token")
+        with world.locked():
+            with anyio.fail_after(2), pytest.raises(StorageBusy):
+                await world.dispatcher.cancel(accepted.task_id)
+            assert not world.log(accepted).sealed
+        monkeypatch.undo()
+        await world.dispatcher.cancel(accepted.task_id)
+        assert world.log(accepted).sealed
+        frames = await world.frames(accepted)
+        assert error_of(frames) is ErrorCode.CANCELED
+        assert text_of(frames) == "a" * slots
+        assert (await world.row(accepted))["state"] == "canceled"

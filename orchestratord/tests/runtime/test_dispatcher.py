@@ -164,7 +164,7 @@ async def test_a_refused_id_can_be_sent_again(path: Path) -> None:
 
 
 async def test_capacity_counts_tasks_whose_commit_is_on_its_way(path: Path) -> None:
-    """LO-ORC-020: fifty at once never make more than the queue holds."""
+    """LO-ORC-020, LO-SYS-050: fifty at once never make more than the queue holds."""
     async with world_at(path, capacity=5, slots=0) as world:
         outcomes: list[Accepted | QueueFull] = []
 

@@ -131,6 +131,7 @@ async def test_nothing_can_follow_the_terminal_event() -> None:
 
 
 async def test_a_log_past_its_bound_drops_the_oldest_and_tells() -> None:
+    """LO-SYS-050."""
     log = filled(5_000, max_bytes=65_536)
     assert log.bytes <= 65_536
     first = parse(await read(log, log._dropped_through))[0].id

@@ -8,8 +8,10 @@ from pathlib import Path
 import anyio
 import pytest
 
+from contracts.config import Streams
 from contracts.errors import ErrorCode
 from orchestratord.errors import StorageBusy
+from orchestratord.stores.tasks import Outcome
 from orchestratord.tests.builders import replica
 from orchestratord.tests.runtime.frames import text_of
 from orchestratord.tests.runtime.world import END, PoolFault, World, error_of, world_at
@@ -101,6 +103,17 @@ async def test_an_engine_that_goes_on_past_max_tokens_is_cut(world: World) -> No
     assert world.engines.clients[0].abandoned == 1
 
 
+async def test_an_engine_that_sends_more_text_than_a_log_may_hold_is_cut(path: Path) -> None:
+    """LO-ORC-073: the answer keeps what came before, within the bound."""
+    async with world_at(path, streams=Streams(log_bytes=65_536)) as world:
+        world.play([Token("x" * 40_000)] * 3)
+        frames = await world.frames(accepted := await world.submit())
+        assert error_of(frames) is ErrorCode.UPSTREAM_PROTOCOL
+        assert "streams.log_bytes" in frames[-1].data["message"]
+        assert text_of(frames) == (await world.row(accepted))["text"] == "x" * 40_000
+        assert world.engines.clients[0].abandoned == 1
+
+
 async def test_a_defect_in_one_attempt_ends_that_task_and_no_other(world: World) -> None:
     """LO-ORC-100."""
     world.engines.defect = RuntimeError("a detail that no client reads")
@@ -108,6 +121,27 @@ async def test_a_defect_in_one_attempt_ends_that_task_and_no_other(world: World)
     assert error_of(frames) is ErrorCode.INTERNAL
     assert "detail" not in frames[-1].data["message"]
     assert (await world.frames(await world.submit()))[-1].name == "end"
+
+
+async def test_a_defect_while_an_end_is_written_ends_that_task_and_no_other(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LO-ORC-100."""
+    finish = world.store.finish
+
+    async def broken(_task_id: str, _outcome: Outcome) -> None:
+        monkeypatch.setattr(world.store, "finish", finish)
+        raise ValueError("a detail that no client reads")
+
+    monkeypatch.setattr(world.store, "finish", broken)
+    frames = await world.frames(accepted := await world.submit())
+    assert error_of(frames) is ErrorCode.INTERNAL
+    assert "detail" not in frames[-1].data["message"]
+    row = await world.row(accepted)
+    assert (row["state"], row["text"]) == ("failed", "hello")
+    assert (await world.frames(await world.submit()))[-1].name == "end"
+    await anyio.wait_all_tasks_blocked()
+    assert world.leases.held == {}
 
 
 async def test_text_that_is_no_text_ends_that_task_and_no_other(world: World) -> None:

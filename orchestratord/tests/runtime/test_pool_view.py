@@ -12,8 +12,12 @@ from orchestratord.tests.builders import GIB, device, pool_view, replica, snapsh
 CARDS = (device("big", 24, 4), device("small", 12, 1))
 
 
-def view_of(*replicas: tuple[str, ...], devices: tuple[DeviceView, ...] = CARDS) -> PoolsView:
-    pools = PoolsView()
+def view_of(
+    *replicas: tuple[str, ...],
+    devices: tuple[DeviceView, ...] = CARDS,
+    reserve_bytes: int = 0,
+) -> PoolsView:
+    pools = PoolsView(reserve_bytes)
     masked = (replica(number, devices=mask) for number, mask in enumerate(replicas))
     pools.update(snapshot(pool_view(*masked), devices=devices))
     return pools
@@ -25,6 +29,13 @@ def free_gib(pools: PoolsView) -> list[float]:
 
 def test_free_memory_is_that_of_the_tightest_card() -> None:
     assert free_gib(view_of(("big",), ("small",), ("big", "small"), ())) == [20, 11, 11, 0]
+
+
+def test_the_reserve_of_a_card_is_nobodys_to_take() -> None:
+    """LO-ORC-032."""
+    masks = (("big",), ("small",), ("big", "small"))
+    assert free_gib(view_of(*masks, reserve_bytes=2 * GIB)) == [18, 9, 9]
+    assert free_gib(view_of(*masks, reserve_bytes=15 * GIB)) == [5, 0, 0]
 
 
 def test_a_24_gb_card_is_chosen_before_a_12_gb_card() -> None:

@@ -214,10 +214,11 @@ async def world_at(
     capacity: int = 256,
     slots: int = 1,
     recover: bool = False,
+    streams: Streams | None = None,
 ) -> AsyncIterator[World]:
     """A daemon's life; leaving the block is a kill: nothing is finished, nothing is told."""
     clock, engines, leases = clock or HandClock(), Engines(), PoolsStandIn()
-    streams, registry = Streams(), MetricsRegistry("orchestratord")
+    streams, registry = streams or Streams(), MetricsRegistry("orchestratord")
     async with open_database(path) as database, anyio.create_task_group() as group:
         await database._writer.call(_impatient)
         store, scheduler = TaskStore(database), Scheduler([s.pool_id for s in specs], capacity)

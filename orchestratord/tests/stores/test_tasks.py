@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from contracts.tasks import TaskState
+from orchestratord.stores import tasks as tasks_module
 from orchestratord.stores.database import Database
 from orchestratord.stores.tasks import LostRace, TaskStore
 from orchestratord.tests.stores.rows import id_of, new_task, outcome, started
@@ -171,6 +172,43 @@ async def test_pages_meet_without_a_gap_or_a_double(store: TaskStore) -> None:
     assert [row["sequence"] for row in await store.page(TaskState.RUNNING, None, 9)] == [4]
 
 
+LARGE = "x" * 200_000
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({"prompt": LARGE}, {}),
+        (
+            {
+                "workload": "chat",
+                "prompt": None,
+                "messages": [{"role": "user", "content": LARGE}],
+            },
+            {"workload": "chat"},
+        ),
+    ],
+    ids=["prompt", "messages"],
+)
+async def test_a_page_leaves_out_prompts_and_answers(
+    store: TaskStore, asked: dict[str, Any], told: dict[str, Any]
+) -> None:
+    await store.insert(new_task(1, metadata={"k": "v"}, **asked))
+    await store.finish(T1, outcome())
+    (row,) = await store.page(None, None, 9)
+    assert row["text"] is None
+    assert (
+        json.loads(row["request"])
+        == {
+            "model": "tiny",
+            "max_tokens": 8,
+            "metadata": {"k": "v"},
+        }
+        | told
+    )
+    assert (await row_of(store))["text"] == "a b"
+
+
 async def test_only_what_ended_before_is_deleted(store: TaskStore) -> None:
     for number in range(1, 5):
         await store.insert(new_task(number))
@@ -180,6 +218,18 @@ async def test_only_what_ended_before_is_deleted(store: TaskStore) -> None:
     await store.delete_finished(2_000)
     assert await store.get(id_of(1)) is None
     assert {row["sequence"] for row in await store.page(None, None, 9)} == {2, 3, 4}
+
+
+async def test_more_than_one_group_is_deleted(
+    store: TaskStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tasks_module, "_DELETE_GROUP", 3)
+    for number in range(1, 9):
+        await store.insert(new_task(number))
+    for number in range(1, 8):
+        await store.finish(id_of(number), outcome())
+    await store.delete_finished(2_001)
+    assert [row["sequence"] for row in await store.page(None, None, 9)] == [8]
 
 
 async def test_the_sequence_goes_on_from_the_highest_row(store: TaskStore) -> None:

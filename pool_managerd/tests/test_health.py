@@ -1,0 +1,44 @@
+"""A pool's health, from its replicas."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from contracts.pools import PoolView, ReplicaState
+from pool_managerd.domain.health import HAS_PROCESS, pool_view
+from pool_managerd.domain.restart import Breaker
+from pool_managerd.tests.test_metrics import POOL, replica
+
+S = ReplicaState
+
+
+def health_of(*states: ReplicaState) -> PoolView:
+    replicas = [replica(number, state=state) for number, state in enumerate(states)]
+    return pool_view(POOL, replicas, [Breaker.CLOSED] * len(replicas))
+
+
+@pytest.mark.parametrize("state", list(ReplicaState))
+def test_a_pool_is_ready_while_at_least_one_replica_serves(state: ReplicaState) -> None:
+    """LO-POOL-062."""
+    assert health_of(state, state).ready == (state is S.READY)
+    assert health_of(state, S.READY).ready
+    assert health_of(S.STOPPED, state).live == (state in HAS_PROCESS)
+
+
+def test_an_unhealthy_replica_is_told_as_no_progress() -> None:
+    assert health_of(S.READY).progressing
+    assert not health_of(S.READY, S.UNHEALTHY).progressing
+
+
+@pytest.mark.parametrize(
+    ("breakers", "told"),
+    [
+        ([Breaker.OPEN, Breaker.CLOSED], "closed"),
+        ([Breaker.OPEN, Breaker.HALF_OPEN], "half_open"),
+        ([Breaker.OPEN, Breaker.OPEN], "open"),
+    ],
+)
+def test_a_pool_is_as_open_as_its_best_replica(breakers: Sequence[Breaker], told: str) -> None:
+    assert pool_view(POOL, [replica(0), replica(1)], breakers).breaker == told

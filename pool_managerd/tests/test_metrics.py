@@ -1,0 +1,86 @@
+"""Figures are those of the snapshot, and what is not known has none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from contracts.config import Pool
+from contracts.pools import DeviceView, PoolView, ReplicaState, ReplicaView
+from contracts.service.prometheus import MetricsRegistry
+from pool_managerd.clock import SystemClock
+from pool_managerd.domain.health import pool_view
+from pool_managerd.domain.restart import Breaker
+from pool_managerd.metrics import PoolMetrics
+from pool_managerd.snapshots import Parts, SnapshotBoard
+
+POOL = Pool.model_validate(
+    {
+        "id": "p",
+        "engine": "llamacpp",
+        "model": {"id": "m", "ref": "file:/m"},
+        "provisioning": {"mode": "embedded"},
+    },
+    strict=False,
+)
+CARD = DeviceView(index=0, uuid="GPU-a", name="Card", total_bytes=100, used_bytes=None, health="ok")
+FIGURES = ("kv_cache_usage_ratio{", "vram_used_bytes{")
+
+
+def replica(number: int = 0, **fields: object) -> ReplicaView:
+    known: dict[str, object] = {
+        "replica_id": f"p/{number}",
+        "state": ReplicaState.READY,
+        "devices": (),
+        "base_url": None,
+        "engine_version": None,
+        "model_digest": None,
+        "ctx": None,
+        "slots_total": 1,
+        "slots_used": 0,
+        "restarts": 0,
+        "last_error": None,
+        "kv_cache_usage": None,
+    }
+    return ReplicaView.model_validate(known | fields)
+
+
+def told(*replicas: ReplicaView) -> PoolView:
+    return pool_view(POOL, replicas, [Breaker.CLOSED] * len(replicas))
+
+
+@dataclass
+class Scraped:
+    """`/metrics` over a snapshot that a test writes."""
+
+    parts: Parts
+    board: SnapshotBoard = field(init=False)
+    metrics: PoolMetrics = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.board = SnapshotBoard(lambda: self.parts, SystemClock())
+        self.metrics = PoolMetrics(MetricsRegistry("pool_managerd"), self.board, [])
+
+    def text(self, parts: Parts) -> str:
+        self.parts = parts
+        self.board.changed()
+        return self.metrics.render().decode()
+
+
+def test_a_figure_that_cannot_be_had_is_absent_and_never_zero() -> None:
+    """LO-MET-006."""
+    unknown = Parts((told(replica()),), (CARD,), 0)
+    known = Parts(
+        (told(replica(kv_cache_usage=0.5)),), (CARD.model_copy(update={"used_bytes": 7}),), 0
+    )
+    scraped = Scraped(unknown)
+    for parts, shown in ((unknown, False), (known, True), (unknown, False)):
+        text = scraped.text(parts)
+        assert [figure in text for figure in FIGURES] == [shown, shown]
+        assert 'vram_total_bytes{device="GPU-a"} 100.0' in text
+
+
+def test_a_card_that_is_gone_takes_its_figures_with_it() -> None:
+    """LO-MET-006."""
+    scraped = Scraped(Parts((), (CARD,), 0))
+    assert "vram_total_bytes{" in scraped.text(Parts((), (CARD,), 0))
+    assert "vram_total_bytes{" not in scraped.text(Parts((), (), 0))
