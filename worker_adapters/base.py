@@ -111,6 +111,17 @@ class GenerationRequest:
             raise ValueError("a generation takes either `prompt` or `messages`")
 
 
+class Progress(msgspec.Struct, frozen=True, gc=False):
+    """How much of the prompt is evaluated: the engine works, though no token came yet."""
+
+    prompt_tokens: int
+    """Tokens of the whole prompt."""
+    cached_tokens: int | None
+    """Of these, found in the engine's cache; None: not told."""
+    processed_tokens: int
+    """Of these, done with, cached ones included."""
+
+
 class Token(msgspec.Struct, frozen=True, gc=False):
     """A piece of text as the engine gave it; never empty."""
 
@@ -130,12 +141,19 @@ class Finished(msgspec.Struct, frozen=True, gc=False):
     """Prompt tokens found in the engine's cache; None: not told."""
 
 
+StreamItem = Progress | Token | Finished
+
+
 class EngineClient(ABC):
     """One running engine, spoken to over HTTP.  Every method may raise `EngineError`."""
 
     @abstractmethod
-    def stream(self, request: GenerationRequest) -> AsyncGenerator[Token | Finished, None]:
-        """Generate: tokens as they come, then exactly one `Finished`.
+    def stream(self, request: GenerationRequest) -> AsyncGenerator[StreamItem, None]:
+        """Generate: progress with the prompt, tokens as they come, then exactly one `Finished`.
+
+        A `Progress` comes before the first token only, and never twice with the
+        same `processed_tokens`: each one means that the engine moved on.  An
+        engine that tells of none yields none, or one with the first token.
 
         Use it under `contextlib.aclosing`; closing it at any point aborts the
         connection and so the generation.  It keeps no clock beyond the connect
@@ -151,8 +169,8 @@ class EngineClient(ABC):
         """Version, size and busy slots.  Not faster than once a second: see the adapter."""
 
     @abstractmethod
-    async def tokenize(self, text: str) -> int:
-        """How many tokens the engine makes of `text`."""
+    async def count_prompt(self, request: GenerationRequest) -> int:
+        """How many prompt tokens the engine would evaluate, as `Finished.tokens_in` counts."""
 
     @abstractmethod
     async def prove_identity(self) -> bool:

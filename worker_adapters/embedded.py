@@ -25,6 +25,10 @@ from contracts.service.settings import engine_api_key
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 THREADS_MAX = 8
+BATCH_TOKENS = 128
+"""Of a prompt at a time.  Between two batches the engine tells its progress, looks for a client
+that left, and serves its other slots; a batch is a second at the speed of a CPU, and smaller
+ones begin to cost."""
 LOG_WARNINGS = 2
 """llama.cpp's level; the next one writes six lines for every request."""
 GGUF_MAGIC = b"GGUF"
@@ -82,6 +86,7 @@ def _serve(arguments: argparse.Namespace) -> object:
     params.port = arguments.port
     params.n_parallel = arguments.slots
     params.n_ctx = arguments.ctx * arguments.slots
+    params.n_batch = BATCH_TOKENS
     params.n_gpu_layers = 0
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = _threads()
     params.endpoint_metrics = params.endpoint_slots = True

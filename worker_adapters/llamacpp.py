@@ -18,12 +18,16 @@ import asyncio
 import secrets
 from collections.abc import AsyncGenerator
 from contextlib import suppress
-from typing import TypeVar
 
-import msgspec
 from aiohttp import ClientResponse
 
-from worker_adapters.base import EngineClient, Finished, GenerationRequest, Observation, Token
+from worker_adapters.base import (
+    EngineClient,
+    GenerationRequest,
+    Observation,
+    StreamItem,
+    Token,
+)
 from worker_adapters.errors import EngineLost, EngineProtocolError
 from worker_adapters.llamacpp_dialect import (
     Props,
@@ -37,14 +41,14 @@ from worker_adapters.llamacpp_dialect import (
     finished,
     read_event,
     read_json,
+    text_body,
 )
+from worker_adapters.llamacpp_progress import PromptWatch
 from worker_adapters.sse import EventParser, EventTooLong
 from worker_adapters.transport import Answer, EngineTransport, Target, read_bounded, translated
 
 END_TIMEOUT_S = 1.0
 """For the end of a body whose meaning is already known."""
-
-Shape = TypeVar("Shape")
 
 
 class LlamaCppClient(EngineClient):
@@ -54,11 +58,9 @@ class LlamaCppClient(EngineClient):
         self._transport = transport
         self._target = Target(base_url.rstrip("/"), api_key)
 
-    async def stream(self, request: GenerationRequest) -> AsyncGenerator[Token | Finished, None]:
+    async def stream(self, request: GenerationRequest) -> AsyncGenerator[StreamItem, None]:
         """Generate by `POST /completion`; a chat is rendered by `POST /apply-template` first."""
-        prompt = request.prompt
-        if prompt is None:
-            prompt = await self._render(request)
+        prompt = await self._prompt(request)
         async with self._transport.stream(
             "POST",
             self._url("/completion"),
@@ -67,12 +69,18 @@ class LlamaCppClient(EngineClient):
         ) as response:
             await self._check(response)
             parser = EventParser()
+            watch: PromptWatch | None = PromptWatch()
             async for chunk in response.content.iter_any():
                 # All that arrived together is yielded without an await in between.
                 payloads = _payloads(parser, chunk)
                 for number, payload in enumerate(payloads, start=1):
                     event = read_event(payload)
+                    if watch is not None:
+                        progress = watch.told(event)
+                        if progress is not None:
+                            yield progress
                     if event.content:
+                        watch = None
                         yield Token(event.content)
                     if event.stop:
                         await _expect_end(response, parser, payloads[number:])
@@ -92,10 +100,10 @@ class LlamaCppClient(EngineClient):
             model_alias=props.model_alias,
         )
 
-    async def tokenize(self, text: str) -> int:
-        """As `/completion` would count it: special tokens read, a leading one added."""
-        wanted = {"content": text, "add_special": True, "parse_special": True}
-        answer = await self._ask("POST", "/tokenize", msgspec.json.encode(wanted))
+    async def count_prompt(self, request: GenerationRequest) -> int:
+        """By `POST /tokenize`, of a chat as `POST /apply-template` renders it."""
+        body = text_body(await self._prompt(request))
+        answer = await self._ask("POST", "/tokenize", body, request.correlation_id)
         return len(read_json(_accepted(answer), Tokens).tokens)
 
     async def prove_identity(self) -> bool:
@@ -114,8 +122,13 @@ class LlamaCppClient(EngineClient):
             return False
         return (await self._ask("GET", "/v1/models")).status == 200
 
-    async def _render(self, request: GenerationRequest) -> str:
-        """The engine's own template; it leaves out the leading token `/completion` adds."""
+    async def _prompt(self, request: GenerationRequest) -> str:
+        """The text to go on with: a chat in the engine's own template.
+
+        The template leaves out the leading token that `/completion` adds.
+        """
+        if request.prompt is not None:
+            return request.prompt
         body = chat_body(request.messages or ())
         answer = await self._ask("POST", "/apply-template", body, request.correlation_id)
         return read_json(_accepted(answer), Rendered).prompt

@@ -55,6 +55,15 @@ class Timings(msgspec.Struct, gc=False):
     """Prompt tokens found in the cache."""
 
 
+class PromptProgress(msgspec.Struct, gc=False):
+    """How far a prompt is evaluated."""
+
+    total: Count
+    processed: Count
+    """Cached tokens included."""
+    cache: Count | None = None
+
+
 class Event(msgspec.Struct, gc=False):
     """One event of a `/completion` stream."""
 
@@ -64,6 +73,7 @@ class Event(msgspec.Struct, gc=False):
     tokens_evaluated: Count = 0
     tokens_predicted: Count = 0
     timings: Timings | None = None
+    prompt_progress: PromptProgress | None = None
     error: msgspec.Raw = ABSENT
 
 
@@ -123,6 +133,7 @@ def completion_body(prompt: str, request: GenerationRequest) -> bytes:
     body = {
         "prompt": prompt,
         "stream": True,
+        "return_progress": True,
         "n_predict": request.max_tokens,
         "seed": request.seed,
         "cache_prompt": request.cache_prompt,
@@ -140,6 +151,14 @@ def chat_body(messages: Sequence[Message]) -> bytes:
     """The body of `POST /apply-template`."""
     chat = [{"role": message.role, "content": message.content} for message in messages]
     return msgspec.json.encode({"messages": chat})
+
+
+def text_body(text: str) -> bytes:
+    """The body of `POST /tokenize`, counted as `/completion` reads a prompt.
+
+    Special tokens are recognised, and the leading one of the model is added.
+    """
+    return msgspec.json.encode({"content": text, "add_special": True, "parse_special": True})
 
 
 def read_event(payload: bytes) -> Event:

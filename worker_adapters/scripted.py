@@ -17,10 +17,9 @@ from enum import StrEnum
 from contracts.errors import ErrorCode
 from worker_adapters.base import (
     EngineClient,
-    Finished,
     GenerationRequest,
     Observation,
-    Token,
+    StreamItem,
 )
 from worker_adapters.errors import (
     EngineBusy,
@@ -56,7 +55,7 @@ class Fault(StrEnum):
     """Nothing more comes, for ever."""
 
 
-Step = Token | Finished | Fault | asyncio.Event
+Step = StreamItem | Fault | asyncio.Event
 """Yield it, fail so, or wait until it is set."""
 
 
@@ -90,7 +89,7 @@ class ScriptedClient(EngineClient):
         self.reached: Counter[Fault] = Counter()
         self.abandoned = 0
 
-    async def stream(self, request: GenerationRequest) -> AsyncGenerator[Token | Finished, None]:
+    async def stream(self, request: GenerationRequest) -> AsyncGenerator[StreamItem, None]:
         """Play the script from its beginning."""
         self.requests.append(request)
         try:
@@ -109,9 +108,10 @@ class ScriptedClient(EngineClient):
         """The observation it was given."""
         return self._observation
 
-    async def tokenize(self, text: str) -> int:
-        """One token per word."""
-        return len(text.split())
+    async def count_prompt(self, request: GenerationRequest) -> int:
+        """One token per word, of a chat those of its messages."""
+        texts = [message.content for message in request.messages or ()]
+        return len(" ".join([request.prompt or "", *texts]).split())
 
     async def prove_identity(self) -> bool:
         """As it was told."""

@@ -34,8 +34,9 @@ class EventParser:
     def __init__(self, max_bytes: int = EVENT_BYTES) -> None:
         self._max_bytes = max_bytes
         self._line = bytearray()
-        self._data: list[bytes] = []
-        self._data_bytes = 0
+        self._data: bytes | bytearray | None = None
+        """Of the event under way.  Further lines go into one buffer: as a list, short ones
+        would take many times the bytes that are counted."""
         self._after_cr = False
         self._at_start = True
 
@@ -71,7 +72,8 @@ class EventParser:
             and chunk.endswith(b"\n")
             and b"\r" not in chunk
             and len(chunk) <= self._max_bytes
-            and not (self._line or self._data or self._after_cr or self._at_start)
+            and not (self._line or self._after_cr or self._at_start)
+            and self._data is None
         )
 
     def _first_line(self) -> bytes:
@@ -90,16 +92,20 @@ class EventParser:
                 self._add(line[6:] if line[5:6] == b" " else line[5:])
             elif line == b"data":
                 self._add(b"")
-            elif not line and self._data:
-                events.append(b"\n".join(self._data))
-                self._data.clear()
-                self._data_bytes = 0
+            elif not line and self._data is not None:
+                events.append(bytes(self._data))
+                self._data = None
         return events
 
     def _add(self, data: bytes) -> None:
-        self._data.append(data)
-        self._data_bytes += len(data) + 1
-        self._check(self._data_bytes)
+        if self._data is None:
+            self._data = data
+        else:
+            if isinstance(self._data, bytes):
+                self._data = bytearray(self._data)
+            self._data += b"\n"
+            self._data += data
+        self._check(len(self._data))
 
     def _check(self, size: int) -> None:
         if size > self._max_bytes:

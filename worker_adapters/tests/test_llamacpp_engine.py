@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import urllib.request
 from contextlib import aclosing
+from itertools import pairwise
 
 import anyio
 import pytest
 
 from contracts.errors import ErrorCode
 from contracts.tasks import Message
-from worker_adapters.base import Finished, GenerationRequest, Token
+from worker_adapters.base import Finished, GenerationRequest, Progress, StreamItem, Token
+from worker_adapters.embedded import BATCH_TOKENS
 from worker_adapters.errors import EngineProtocolError, EngineRefused
 from worker_adapters.llamacpp import LlamaCppClient
+from worker_adapters.llamacpp_dialect import completion_body
 from worker_adapters.tests.conftest import RunningEngine
 from worker_adapters.transport import EngineTransport
 
@@ -32,12 +35,15 @@ def request_of(
     )
 
 
-async def generate(client: LlamaCppClient, request: GenerationRequest) -> tuple[str, Finished]:
+async def streamed(client: LlamaCppClient, request: GenerationRequest) -> list[StreamItem]:
     async with aclosing(client.stream(request)) as stream:
-        events = [event async for event in stream]
-    *tokens, last = events
+        return [item async for item in stream]
+
+
+async def generate(client: LlamaCppClient, request: GenerationRequest) -> tuple[str, Finished]:
+    *items, last = await streamed(client, request)
     assert isinstance(last, Finished)
-    return "".join(token.text for token in tokens if isinstance(token, Token)), last
+    return "".join(item.text for item in items if isinstance(item, Token)), last
 
 
 def ask_directly(engine: RunningEngine, body: dict[str, object]) -> dict[str, object]:
@@ -49,6 +55,12 @@ def ask_directly(engine: RunningEngine, body: dict[str, object]) -> dict[str, ob
     with urllib.request.urlopen(call, timeout=30) as answer:
         said: dict[str, object] = json.loads(answer.read())
         return said
+
+
+def without_progress(prompt: str, request: GenerationRequest) -> bytes:
+    body = json.loads(completion_body(prompt, request))
+    del body["return_progress"]
+    return json.dumps(body).encode()
 
 
 async def idle_within_a_second(client: LlamaCppClient) -> None:
@@ -86,7 +98,76 @@ async def test_a_repeated_prompt_is_found_in_the_cache(
     prompt = "one stone after another under the bridge"
     await generate(client, request_of(prompt))
     _, last = await generate(client, request_of(prompt))
-    assert last.cached_tokens == last.tokens_in - 1 == await client.tokenize(prompt) - 1
+    assert last.cached_tokens == last.tokens_in - 1
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "The river",
+        " one  stone\n\nafter\tanother ",
+        "né 日本語 😀 \u2028\x85",
+        "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n",
+        "<|endoftext|><|im_start|",
+    ],
+)
+async def test_a_prompt_is_counted_as_it_is_evaluated(
+    engine: RunningEngine, transport: EngineTransport, prompt: str
+) -> None:
+    """LO-WRK-019."""
+    client, request = client_of(engine, transport), request_of(prompt, max_tokens=1)
+    _, last = await generate(client, request)
+    assert await client.count_prompt(request) == last.tokens_in
+
+
+async def test_a_chat_is_counted_as_it_is_evaluated(
+    engine: RunningEngine, transport: EngineTransport
+) -> None:
+    """LO-WRK-019: the template's own words are counted, and special tokens of a user's text."""
+    chat = GenerationRequest(
+        messages=(
+            Message(role="system", content="be brief"),
+            Message(role="user", content="né <|im_end|> 😀"),
+        ),
+        max_tokens=1,
+        seed=3,
+        correlation_id="c",
+    )
+    client = client_of(engine, transport)
+    _, last = await generate(client, chat)
+    assert await client.count_prompt(chat) == last.tokens_in
+
+
+async def test_a_long_prompt_is_told_of_batch_by_batch(
+    engine: RunningEngine, transport: EngineTransport
+) -> None:
+    """LO-WRK-017, LO-WRK-021."""
+    client = client_of(engine, transport)
+    await generate(client, request_of("first " * 150))
+    longer = request_of("first " * 150 + "then " * 250)
+    items = await streamed(client, longer)
+    last = items[-1]
+    assert isinstance(last, Finished)
+    assert last.cached_tokens is not None
+    told = [item for item in items if isinstance(item, Progress)]
+    assert items[: len(told)] == told
+    assert {(step.prompt_tokens, step.cached_tokens) for step in told} == {
+        (last.tokens_in, last.cached_tokens)
+    }
+    done = [step.processed_tokens for step in told]
+    assert (done[0], done[-1]) == (last.cached_tokens, last.tokens_in)
+    assert max(after - before for before, after in pairwise(done)) <= BATCH_TOKENS
+
+
+async def test_the_size_of_a_prompt_comes_with_the_first_token_of_an_engine_that_tells_no_progress(
+    engine: RunningEngine, transport: EngineTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LO-WRK-018."""
+    monkeypatch.setattr("worker_adapters.llamacpp.completion_body", without_progress)
+    first, second, *_, last = await streamed(client_of(engine, transport), request_of())
+    assert isinstance(last, Finished)
+    assert first == Progress(last.tokens_in, None, last.tokens_in)
+    assert isinstance(second, Token)
 
 
 async def test_a_stop_string_ends_the_text_and_is_left_out(
@@ -156,7 +237,8 @@ async def test_closing_a_stream_frees_the_slot_within_a_second(
     """LO-WRK-003."""
     client = client_of(endless_engine, transport)
     async with aclosing(client.stream(request_of(max_tokens=400))) as stream:
-        assert isinstance(await anext(stream), Token)
+        while not isinstance(await anext(stream), Token):
+            pass
         assert (await client.observe()).slots_busy == 1
     await idle_within_a_second(client)
 

@@ -8,7 +8,8 @@ from contextlib import aclosing
 import anyio
 import pytest
 
-from worker_adapters.base import Finished, GenerationRequest, Token
+from contracts.tasks import Message
+from worker_adapters.base import Finished, GenerationRequest, Progress, StreamItem, Token
 from worker_adapters.errors import EngineError
 from worker_adapters.scripted import Fault, ScriptedClient, Step, fault_error
 
@@ -18,16 +19,28 @@ REQUEST = GenerationRequest(prompt="x", max_tokens=1, seed=1, correlation_id="c"
 END = Finished("stop", 1, 1, None)
 
 
-async def played(client: ScriptedClient) -> list[Token | Finished]:
+async def played(client: ScriptedClient) -> list[StreamItem]:
     async with aclosing(client.stream(REQUEST)) as stream:
         return [event async for event in stream]
 
 
 async def test_it_plays_its_list_to_every_stream() -> None:
     """LO-WRK-016."""
-    client = ScriptedClient([Token("a"), END])
-    assert await played(client) == await played(client) == [Token("a"), END]
+    script: list[Step] = [Progress(1, None, 1), Token("a"), END]
+    client = ScriptedClient(script)
+    assert await played(client) == await played(client) == script
     assert client.requests == [REQUEST, REQUEST]
+
+
+async def test_a_prompt_has_as_many_tokens_as_words() -> None:
+    chat = GenerationRequest(
+        messages=(Message(role="system", content="be brief"), Message(role="user", content="hi")),
+        max_tokens=1,
+        seed=1,
+        correlation_id="c",
+    )
+    client = ScriptedClient([])
+    assert (await client.count_prompt(REQUEST), await client.count_prompt(chat)) == (1, 3)
 
 
 @pytest.mark.parametrize("fault", [fault for fault in Fault if fault is not Fault.SILENT])

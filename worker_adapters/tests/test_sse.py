@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -82,7 +84,7 @@ def test_an_event_may_reach_its_bound_and_not_pass_it(chunk: bytes) -> None:
     """LO-WRK-006."""
     EventParser(max_bytes=40).feed(chunk[:40])
     with pytest.raises(EventTooLong):
-        EventParser(max_bytes=11).feed(chunk)
+        EventParser(max_bytes=10).feed(chunk)
 
 
 def test_a_line_of_one_byte_slices_is_bounded_without_a_line_end() -> None:
@@ -92,6 +94,19 @@ def test_a_line_of_one_byte_slices_is_bounded_without_a_line_end() -> None:
         parser.feed(b"x")
     with pytest.raises(EventTooLong):
         parser.feed(b"x")
+
+
+def test_an_event_of_many_short_lines_takes_no_more_than_its_bytes() -> None:
+    """LO-WRK-006: as a list of lines it would take fourteen times as much."""
+    parser = EventParser(max_bytes=300_000)
+    tracemalloc.start()
+    try:
+        for _ in range(100_000):
+            parser.feed(b"data: ab\n")
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 2 * 300_000
 
 
 def test_comments_without_end_take_no_room() -> None:
