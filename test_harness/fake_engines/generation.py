@@ -1,0 +1,226 @@
+"""One completion of a stand-in engine: what was asked, the prompt, the tokens, the end."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import re
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import web
+
+from test_harness.fake_engines.attempts_log import Attempt
+from test_harness.fake_engines.event_writer import EventWriter
+from test_harness.fake_engines.faults import ODD_WORDS, Faults
+from test_harness.fake_engines.slots import Slot
+
+EXIT_DIED = 3
+POISON = "POISON"
+FLOOD_TOKEN = " " + "x" * 9_999
+FLOOD_TOKENS_PER_MB = 100
+
+_LENGTH = re.compile(r"len=(\d+)")
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One `POST /completion`."""
+
+    words: tuple[str, ...]
+    """The prompt, a token a word."""
+    most: int
+    """Tokens at most; negative for no bound."""
+    length: int
+    """Tokens after which the text ends by itself."""
+    slot: int | None
+    cache_prompt: bool
+    progress: bool
+    faults: Faults
+
+    @classmethod
+    def read(cls, body: dict[str, Any], options: argparse.Namespace, faults: Faults) -> Ask:
+        """A request; ValueError where its prompt asks for a fault that there is not."""
+        words = tuple(str(body.get("prompt", "")).split())
+        faults = faults.with_those_of(words)
+        return cls(
+            words=words,
+            most=int(body.get("n_predict", -1)),
+            length=_length(words, faults, options.tokens),
+            slot=body.get("id_slot"),
+            cache_prompt=bool(body.get("cache_prompt", True)),
+            progress=bool(body.get("return_progress")) and "no-progress" not in faults,
+            faults=faults,
+        )
+
+    def end(self) -> tuple[int, str]:
+        """How many tokens there will be, and why no more."""
+        if self.most < 0 or self.length < self.most or "ignore-n-predict" in self.faults:
+            return self.length, "eos"
+        return self.most, "limit"
+
+
+def _length(words: Sequence[str], faults: Faults, most: int) -> int:
+    """By `flood-MB`, by the last `len=N` of the prompt, or the longest there is."""
+    if "flood" in faults:
+        return faults["flood"] * FLOOD_TOKENS_PER_MB
+    asked = [int(found[1]) for word in words if (found := _LENGTH.fullmatch(word))]
+    return min(asked[-1], most) if asked else most
+
+
+@dataclass
+class Engine:
+    """What all generations of one engine share."""
+
+    options: argparse.Namespace
+    sent: int = 0
+    """Tokens, over all streams."""
+    prefills: int = 0
+    """Prompts under evaluation."""
+    prefilled: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set while there is none of them."""
+    deaf: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.prefilled.set()
+
+    def prefilling(self, change: int) -> None:
+        """One prompt more, or one less."""
+        self.prefills += change
+        if self.prefills:
+            self.prefilled.clear()
+        else:
+            self.prefilled.set()
+
+
+class Generation:
+    """One stream in one slot."""
+
+    def __init__(self, engine: Engine, ask: Ask, slot: Slot, attempt: Attempt) -> None:
+        self._engine = engine
+        self._options = engine.options
+        self._ask = ask
+        self._slot = slot
+        self._attempt = attempt
+        self._cached = self._found_in_cache()
+
+    async def run(self, request: web.Request) -> web.StreamResponse:
+        """Answer; canceled when the client leaves, with what came so far left in the cache."""
+        writer = EventWriter(request, self._ask.faults)
+        prompt_ms = await self._evaluate(writer)
+        count, stop_type = self._ask.end()
+        for index in range(count):
+            if self._ask.faults:
+                await self._misbehave(writer, index)
+            await self._token(writer, index)
+        await self._finish(writer, count, stop_type, prompt_ms)
+        return await writer.end()
+
+    def _found_in_cache(self) -> int:
+        """Words that need no evaluation; at least the last one does."""
+        if not self._ask.cache_prompt:
+            return 0
+        return max(0, min(self._slot.common(self._ask.words), len(self._ask.words) - 1))
+
+    async def _evaluate(self, writer: EventWriter) -> float:
+        """Take the prompt up, batch by batch; returns how long it took, ms."""
+        words, options, began = self._ask.words, self._options, time.monotonic()
+        self._engine.prefilling(1)
+        try:
+            await self._progress(writer, self._cached, began)
+            self._slot.words = list(words[: self._cached])
+            for start in range(self._cached, len(words), options.progress_every):
+                batch = words[start : start + options.progress_every]
+                if options.prefill_ms_per_token:
+                    await asyncio.sleep(options.prefill_ms_per_token * len(batch) / 1000)
+                self._slot.words += batch
+                await self._progress(writer, start + len(batch), began)
+        finally:
+            self._engine.prefilling(-1)
+        return (time.monotonic() - began) * 1000
+
+    async def _progress(self, writer: EventWriter, processed: int, began: float) -> None:
+        if not self._ask.progress:
+            return
+        figures = {
+            "total": len(self._ask.words),
+            "cache": self._cached,
+            "processed": processed,
+            "time_ms": round((time.monotonic() - began) * 1000),
+        }
+        # llama.cpp sends a token that is none here.
+        await writer.event(self._part("", 0, 0) | {"prompt_progress": figures})
+
+    def _part(self, text: str, token: int, predicted: int) -> dict[str, Any]:
+        return {
+            "index": 0,
+            "content": text,
+            "tokens": [token],
+            "stop": False,
+            "id_slot": -1,
+            "tokens_predicted": predicted,
+            "tokens_evaluated": len(self._ask.words),
+        }
+
+    async def _token(self, writer: EventWriter, index: int) -> None:
+        text = self._text(index)
+        if "flood" not in self._ask.faults:
+            await asyncio.sleep(self._options.token_ms / 1000)
+        self._engine.sent += 1
+        if self._ask.faults.due("deaf-after", self._engine.sent):
+            self._engine.deaf.set()
+        await writer.event(self._part(text, index, index + 1))
+        self._attempt.sent += 1
+        self._slot.words += text.split()
+
+    def _text(self, index: int) -> str:
+        if "flood" in self._ask.faults:
+            return FLOOD_TOKEN
+        if "split-utf8" in self._ask.faults:
+            return ODD_WORDS[index % len(ODD_WORDS)]
+        return f" w{index}"
+
+    async def _misbehave(self, writer: EventWriter, index: int) -> None:
+        """Whatever is due before the token `index`."""
+        faults, sent = self._ask.faults, self._engine.sent
+        if faults.due("die-after", sent):
+            os._exit(EXIT_DIED)
+        if faults.due("crash-after", sent):
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if faults.due("hang-after", index):
+            await asyncio.Event().wait()
+        if faults.get("bad-json") == index:
+            await writer.raw(b'data: {"content": nothing}\n\n')
+        if faults.get("foreign-data") == index:
+            await writer.raw(b'event: execute\nid: 9\ndata: {"code": "alert(1)"}\n\n')
+        if faults.due("endless-line", index):
+            await writer.endless_line()
+        if faults.due("cut-chunk", index):
+            await writer.cut()
+
+    async def _finish(
+        self, writer: EventWriter, count: int, stop_type: str, prompt_ms: float
+    ) -> None:
+        evaluated, faults = len(self._ask.words), self._ask.faults
+        final = {
+            "index": 0,
+            "content": "",
+            "tokens": [],
+            "id_slot": self._slot.number,
+            "stop": True,
+            "stop_type": stop_type,
+            "tokens_predicted": count,
+            "tokens_evaluated": -1 if "bad-figures" in faults else evaluated,
+            "timings": {
+                "cache_n": self._cached,
+                "prompt_n": evaluated - self._cached,
+                "prompt_ms": prompt_ms,
+                "predicted_n": count,
+            },
+        }
+        for _ in range(0 if "no-final" in faults else 2 if "two-finals" in faults else 1):
+            await writer.event(final)
