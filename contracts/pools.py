@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -12,6 +12,7 @@ from contracts.model import (
     ByteCount,
     Contract,
     Milliseconds,
+    Omissible,
     Ratio,
     TokenCount,
     UnixMilliseconds,
@@ -152,6 +153,9 @@ class LeaseRequest(Contract):
     epoch: int = Field(ge=1, description="Rises with every attempt of the task.")
     ttl_ms: Milliseconds = Field(ge=1000, le=600_000, description="Until it must be renewed, ms.")
     holder: Uuid = Field(description="This start of orchestratord; a new one voids the old.")
+    preferred_slot: Omissible[Annotated[int, Field(ge=0, le=1023)]] = Field(
+        default=None, description="The slot whose cache is warm; given if it is free."
+    )
 
 
 class Lease(Contract):
@@ -165,3 +169,10 @@ class Lease(Contract):
 
 class LeaseRenewal(LeaseRequest):
     """A renewal says everything again, so that a restarted manager can re-create it."""
+
+
+class Endpoint(Contract):
+    """Where a replica serves, for questions that take no slot."""
+
+    base_url: str = Field(max_length=512, description="The engine.")
+    api_key: str | None = Field(max_length=256, description="The key of this launch.")

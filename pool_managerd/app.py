@@ -8,6 +8,7 @@ from contracts.service.routes import ApiRoute
 from pool_managerd.http.leases import LeaseRoutes
 from pool_managerd.http.observability import ObservabilityRoutes
 from pool_managerd.http.pools import PoolRoutes
+from pool_managerd.http.replicas import ReplicaRoutes
 from pool_managerd.http.snapshot import SnapshotRoutes
 
 
@@ -18,6 +19,7 @@ class RouteGroups:
     snapshot: SnapshotRoutes
     leases: LeaseRoutes
     pools: PoolRoutes
+    replicas: ReplicaRoutes
     observability: ObservabilityRoutes
 
     def routes(self) -> list[ApiRoute]:
@@ -26,5 +28,6 @@ class RouteGroups:
             *self.snapshot.routes(),
             *self.leases.routes(),
             *self.pools.routes(),
+            *self.replicas.routes(),
             *self.observability.routes(),
         ]

@@ -9,6 +9,7 @@ import anyio
 from contracts.errors import ErrorCode, Refusal
 from contracts.ids import new_uuid
 from contracts.pools import Lease, LeaseRequest
+from contracts.service.failpoints import Failpoints
 from pool_managerd.clock import Clock
 from pool_managerd.domain.leases import Claim, HeldLease, LeaseConflict, LeaseTable
 from pool_managerd.replica import Replica
@@ -20,12 +21,18 @@ class Leasing:
     """Gives, renews and takes back slots; `changed` is called when what is used changes."""
 
     def __init__(
-        self, replicas: Mapping[str, Replica], clock: Clock, changed: Callable[[], None]
+        self,
+        replicas: Mapping[str, Replica],
+        clock: Clock,
+        changed: Callable[[], None],
+        failpoints: Failpoints,
     ) -> None:
         self._replicas = replicas
         self._clock = clock
         self._changed = changed
+        self._failpoints = failpoints
         self._table = LeaseTable()
+        self._cut_off: dict[str, frozenset[str]] = {}
 
     def grant(self, request: LeaseRequest) -> Lease:
         """A slot of the replica.
@@ -34,6 +41,7 @@ class Leasing:
             Refusal: NOT_FOUND for an unknown replica, CONFLICT with `details.reason`.
         """
         replica = self._replica(request)
+        self._failpoints.hit("lease.grant")
         with _Conflicts():
             held = self._table.grant(_claim(request, replica), self._clock.now_ms(), new_uuid())
         return self._lease(held, replica)
@@ -51,12 +59,17 @@ class Leasing:
 
     def release(self, lease_id: str) -> None:
         """Give a slot back; a lease that is not known is released already."""
-        self._table.release(lease_id)
+        self._table.release(lease_id, self._clock.now_ms())
         self._changed()
 
     def void(self, replica_id: str) -> None:
         """Drop the leases of a replica that does not serve any more."""
-        self._table.void(replica_id)
+        tasks = self._table.void(replica_id, self._clock.now_ms())
+        self._cut_off[replica_id] = self.cut_off(replica_id) | tasks
+
+    def cut_off(self, replica_id: str) -> frozenset[str]:
+        """The tasks that held slots of a replica when it ceased to serve; told once."""
+        return self._cut_off.pop(replica_id, frozenset())
 
     def used(self, replica_id: str) -> int:
         """Slots of the replica under a lease."""
@@ -96,6 +109,7 @@ def _claim(request: LeaseRequest, replica: Replica) -> Claim:
         holder=request.holder,
         ttl_ms=request.ttl_ms,
         slots=replica.slots_open,
+        preferred_slot=request.preferred_slot,
     )
 
 

@@ -8,7 +8,7 @@ waited for readiness alone would go on asking a process that is long dead.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import anyio.to_thread
 import structlog
 
 from contracts.pools import FailureReason
+from contracts.service.failpoints import Failpoints
 from contracts.service.settings import child_environment
 from pool_managerd.domain.replica_state import Move
 from pool_managerd.failure import Failure, LaunchRefused, exit_failure
@@ -55,6 +56,7 @@ class LaunchTools:
     state_dir: Path
     stop_grace_ms: int
     start_timeout_s: float = START_TIMEOUT_S
+    failpoints: Failpoints = field(default_factory=Failpoints.none)
 
 
 class ProcessLife:
@@ -106,6 +108,7 @@ class ProcessLife:
         replica_id = self._replica.entry.replica_id
         try:
             with anyio.fail_after(SPAWN_DEADLINE_S, shield=True):
+                self._tools.failpoints.hit("replica.spawn")
                 env = child_environment(launch.plan.env)
                 process = self._process = await start(launch.plan.argv, env, self._log)
                 record = identify(replica_id, process.pid, launch.spec.api_key)

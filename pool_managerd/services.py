@@ -14,6 +14,7 @@ from contracts.config import Config, External, Gpus
 from contracts.service.app import build_app
 from contracts.service.daemon import Service
 from contracts.service.drain import Drain
+from contracts.service.failpoints import Failpoints
 from contracts.service.prometheus import MetricsRegistry
 from contracts.service.settings import Settings
 from pool_managerd.app import RouteGroups
@@ -23,6 +24,7 @@ from pool_managerd.external_life import ExternalLife
 from pool_managerd.http.leases import LeaseRoutes
 from pool_managerd.http.observability import ObservabilityRoutes
 from pool_managerd.http.pools import PoolRoutes
+from pool_managerd.http.replicas import ReplicaRoutes
 from pool_managerd.http.snapshot import SnapshotRoutes
 from pool_managerd.leasing import Leasing
 from pool_managerd.metrics import PoolMetrics
@@ -46,7 +48,8 @@ async def open_service(settings: Settings, drain: Drain) -> AsyncIterator[Servic
 
     Leaving the block stops every replica, also after a crash of something here.
     """
-    wiring = _Wiring(settings.config, SystemClock())
+    failpoints = Failpoints.parsed("pool_managerd", settings.failpoints)
+    wiring = _Wiring(settings.config, SystemClock(), failpoints)
     records = RunRecords(settings.state_dir)
     await sweep(records, settings.config.timeouts.stop_grace_ms)
     registry = MetricsRegistry("pool_managerd")
@@ -58,6 +61,7 @@ async def open_service(settings: Settings, drain: Drain) -> AsyncIterator[Servic
             transport=transport,
             state_dir=settings.state_dir,
             stop_grace_ms=settings.config.timeouts.stop_grace_ms,
+            failpoints=failpoints,
         )
         wiring.supervise(tools)
         for work in (wiring.sampler.run, wiring.leasing.expire, registry.watch_loop_lag):
@@ -82,7 +86,7 @@ async def stop_all(supervisors: Sequence[Supervisor]) -> None:
 class _Wiring:
     """Everything of one daemon that holds state, wired together."""
 
-    def __init__(self, config: Config, clock: Clock) -> None:
+    def __init__(self, config: Config, clock: Clock, failpoints: Failpoints) -> None:
         self.supervisors: list[Supervisor] = []
         self._config = config
         self._clock = clock
@@ -92,7 +96,7 @@ class _Wiring:
             entry.replica_id: Replica(entry, clock, self._replica_changed)
             for entry in _entries(config)
         }
-        self.leasing = Leasing(self._replicas, clock, self._board.changed)
+        self.leasing = Leasing(self._replicas, clock, self._board.changed, failpoints)
 
     def supervise(self, tools: LaunchTools) -> None:
         """A supervisor for every replica."""
@@ -102,7 +106,8 @@ class _Wiring:
             life = (
                 ExternalLife(replica, tools.transport) if external else ProcessLife(replica, tools)
             )
-            self.supervisors.append(Supervisor(replica, life, self._clock, chance))
+            cut_off = partial(self.leasing.cut_off, replica.entry.replica_id)
+            self.supervisors.append(Supervisor(replica, life, self._clock, chance, cut_off))
 
     def routes(self, config: Config, registry: MetricsRegistry, drain: Drain) -> RouteGroups:
         """What is answered about all this."""
@@ -111,6 +116,7 @@ class _Wiring:
             snapshot=SnapshotRoutes(self._board, drain, config.limits, config.streams),
             leases=LeaseRoutes(self.leasing, config.limits),
             pools=PoolRoutes(self._board),
+            replicas=ReplicaRoutes(self._replicas),
             observability=ObservabilityRoutes(metrics, drain),
         )
 

@@ -34,16 +34,23 @@ class Supervisor:
 
     Args:
         chance: a uniform random number in [0, 1), for the jitter of delays.
+        cut_off: the ids of the tasks that held slots when the life that ended did.
     """
 
     def __init__(
-        self, replica: Replica, life: Life, clock: Clock, chance: Callable[[], float]
+        self,
+        replica: Replica,
+        life: Life,
+        clock: Clock,
+        chance: Callable[[], float],
+        cut_off: Callable[[], frozenset[str]] = frozenset,
     ) -> None:
         self.replica = replica
         self.budget = RestartBudget(replica.entry.pool.restart)
         self._life = life
         self._clock = clock
         self._chance = chance
+        self._cut_off = cut_off
         self._scope = anyio.CancelScope()
         self._ended = anyio.Event()
         self._log = _log.bind(replica_id=replica.entry.replica_id)
@@ -96,7 +103,8 @@ class Supervisor:
 
     async def _settle(self, failure: Failure) -> int | None:
         """Move on from a failure; the delay until the next try, None for never."""
-        decision = self.budget.failed(failure.reason, self._clock.now_ms(), self._chance())
+        now, tasks = self._clock.now_ms(), self._cut_off()
+        decision = self.budget.failed(failure.reason, now, self._chance(), tasks)
         match decision:
             case Retry(delay_ms):
                 await self.replica.advance(Move.FAIL)

@@ -12,8 +12,9 @@ until it expires or is released.  The rules:
   the leases of the old one, who is refused from then on.
 - A renewal says everything again and re-creates a lease that a restart of this
   daemon has lost, if its replica serves and has a slot.
-- Slots are given lowest first, and a task that comes again to the same replica
-  keeps its slot, where the engine's cache is warm.
+- Where the engine's cache is warm goes first: the slot that a claim prefers, then
+  the one its task has on this replica.  One that is not free is not waited for,
+  the lowest free one is given.
 
 Time is monotonic ms and comes in as `now`; lease ids come in too.
 """
@@ -21,11 +22,14 @@ Time is monotonic ms and comes in as `now`; lease ids come in too.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
 HOLDERS_REMEMBERED = 64
+ENDED_REMEMBERED = 1024
+ENDED_MS = 5_000
+"""A process that dies closes its connections first and may take seconds over its memory: by the
+time its end is seen, the leases that it cut off may have been given back."""
 
 
 class Conflict(StrEnum):
@@ -57,6 +61,7 @@ class Claim:
     holder: str
     ttl_ms: int
     slots: int
+    preferred_slot: int | None = None
 
 
 @dataclass(slots=True)
@@ -71,6 +76,15 @@ class HeldLease:
     expires_at: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """A lease that was."""
+
+    replica_id: str
+    task_id: str
+    at: int
+
+
 class LeaseTable:
     """Every lease there is; at most one per task, so at most one per slot asked for."""
 
@@ -79,6 +93,7 @@ class LeaseTable:
         self._by_task: dict[str, HeldLease] = {}
         self._holder: str | None = None
         self._former: deque[str] = deque(maxlen=HOLDERS_REMEMBERED)
+        self._ended: deque[_Ended] = deque(maxlen=ENDED_REMEMBERED)
 
     def grant(self, claim: Claim, now: int, lease_id: str) -> HeldLease:
         """A lease for the claim, under `lease_id` unless it is held already.
@@ -111,19 +126,31 @@ class LeaseTable:
             raise LeaseConflict(Conflict.OTHER_LEASE, "this attempt has another lease")
         return self._created(claim, now, lease_id)
 
-    def release(self, lease_id: str) -> None:
+    def release(self, lease_id: str, now: int) -> None:
         """Give the slot back; a lease that is not known is released already."""
         held = self._by_id.get(lease_id)
         if held is not None:
-            self._drop(held)
+            self._drop(held, now)
 
     def expire(self, now: int) -> bool:
         """Drop what was not renewed in time; True when there was any."""
-        return self._drop_all(held for held in self._by_id.values() if held.expires_at <= now)
+        doomed = [held for held in self._by_id.values() if held.expires_at <= now]
+        for held in doomed:
+            self._drop(held, now)
+        return bool(doomed)
 
-    def void(self, replica_id: str) -> bool:
-        """Drop the leases of a replica that is gone; True when there was any."""
-        return self._drop_all(h for h in self._by_id.values() if h.replica_id == replica_id)
+    def void(self, replica_id: str, now: int) -> frozenset[str]:
+        """Drop the leases of a replica that is gone.
+
+        Returns the tasks that held them, and those whose lease on it ended just
+        before; each once.
+        """
+        for held in [held for held in self._by_id.values() if held.replica_id == replica_id]:
+            self._drop(held, now)
+        here = [ended for ended in self._ended if ended.replica_id == replica_id]
+        elsewhere = (ended for ended in self._ended if ended.replica_id != replica_id)
+        self._ended = deque(elsewhere, maxlen=ENDED_REMEMBERED)
+        return frozenset(ended.task_id for ended in here if now - ended.at <= ENDED_MS)
 
     def used(self, replica_id: str) -> int:
         """Slots of the replica under a lease."""
@@ -158,7 +185,7 @@ class LeaseTable:
             raise LeaseConflict(Conflict.NOT_READY, f"{claim.replica_id} is not ready")
         slot = self._slot_for(claim, older)
         if older is not None:
-            self._drop(older)
+            self._drop(older, now)
         held = HeldLease(
             lease_id, claim.replica_id, claim.task_id, claim.epoch, slot, now + claim.ttl_ms
         )
@@ -166,22 +193,18 @@ class LeaseTable:
         return held
 
     def _slot_for(self, claim: Claim, older: HeldLease | None) -> int:
-        if older is not None and older.replica_id == claim.replica_id:
-            return older.slot
-        taken = {h.slot for h in self._by_id.values() if h.replica_id == claim.replica_id}
-        for slot in range(claim.slots):
-            if slot not in taken:
+        here = [h for h in self._by_id.values() if h.replica_id == claim.replica_id]
+        taken = {h.slot for h in here if h is not older}
+        free = [slot for slot in range(claim.slots) if slot not in taken]
+        kept = older.slot if older in here else None
+        for slot in (claim.preferred_slot, kept, *free):
+            if slot in free:
                 return slot
         raise LeaseConflict(
             Conflict.NO_FREE_SLOT, f"all {claim.slots} slots of {claim.replica_id} are leased"
         )
 
-    def _drop_all(self, leases: Iterable[HeldLease]) -> bool:
-        doomed = list(leases)
-        for held in doomed:
-            self._drop(held)
-        return bool(doomed)
-
-    def _drop(self, held: HeldLease) -> None:
+    def _drop(self, held: HeldLease, now: int) -> None:
+        self._ended.append(_Ended(held.replica_id, held.task_id, now))
         del self._by_id[held.lease_id]
         del self._by_task[held.task_id]

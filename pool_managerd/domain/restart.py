@@ -8,6 +8,11 @@ serving, or opens it again by failing.  Serving for `stable_ms` without a break
 forgets all earlier failures; serving for less forgets none, or a replica that
 dies a second after each start would be restarted at full speed for ever.
 
+A task may kill every replica it runs on.  So a failure is blamed on the tasks that
+held slots at it, and a further one with such a task is not counted again within
+the window: it delays the next start, as any does, but does not bring the breaker
+nearer, which would keep out all others' tasks for the sake of one.
+
 Some failures cannot heal by trying again (`UNRECOVERABLE`): those are given up
 at once.
 """
@@ -62,13 +67,21 @@ class GiveUp:
 Decision = Retry | Pause | GiveUp
 
 
+@dataclass(frozen=True, slots=True)
+class _Counted:
+    """A failure that counts, and the tasks that held slots at it."""
+
+    at: int
+    tasks: frozenset[str]
+
+
 class RestartBudget:
     """The failures of one replica and what follows from them; times in monotonic ms."""
 
     def __init__(self, policy: Restart) -> None:
         self.breaker = Breaker.CLOSED
         self._policy = policy
-        self._failures: deque[int] = deque(maxlen=policy.intensity)
+        self._failures: deque[_Counted] = deque(maxlen=policy.intensity)
         self._tries = 0
         self._serving_since: int | None = None
 
@@ -82,16 +95,26 @@ class RestartBudget:
         if self.breaker is Breaker.OPEN:
             self.breaker = Breaker.HALF_OPEN
 
-    def failed(self, reason: FailureReason, now: int, chance: float) -> Decision:
-        """What to do after a failure at `now`; `chance` is uniform in [0, 1]."""
+    def failed(
+        self,
+        reason: FailureReason,
+        now: int,
+        chance: float,
+        tasks: frozenset[str] = frozenset(),
+    ) -> Decision:
+        """What to do after a failure at `now`.
+
+        Args:
+            chance: uniform in [0, 1].
+            tasks: ids of those that held slots when it failed.
+        """
         self._forget_if_stable(now)
         self._serving_since = None
         if reason in UNRECOVERABLE:
             self.breaker = Breaker.OPEN
             return GiveUp()
-        self._failures.append(now)
         self._tries += 1
-        if self.breaker is Breaker.HALF_OPEN or self._too_many(now):
+        if self._one_too_many(now, tasks) or self.breaker is Breaker.HALF_OPEN:
             self.breaker = Breaker.OPEN
             return Pause(self._policy.cap_ms)
         return Retry(self._delay_ms(chance))
@@ -102,10 +125,20 @@ class RestartBudget:
             self._failures.clear()
             self._tries = 0
 
-    def _too_many(self, now: int) -> bool:
-        """`intensity` failures lie within the window; the deque holds no more than these."""
+    def _one_too_many(self, now: int, tasks: frozenset[str]) -> bool:
+        """Count a failure unless it is on a task that is blamed already; True at `intensity`.
+
+        The deque holds no more than these.
+        """
+        recent = [failure for failure in self._failures if self._is_recent(failure, now)]
+        if any(tasks & failure.tasks for failure in recent):
+            return False
+        self._failures.append(_Counted(now, tasks))
         full = len(self._failures) == self._policy.intensity
-        return full and now - self._failures[0] <= self._policy.window_ms
+        return full and self._is_recent(self._failures[0], now)
+
+    def _is_recent(self, failure: _Counted, now: int) -> bool:
+        return now - failure.at <= self._policy.window_ms
 
     def _delay_ms(self, chance: float) -> int:
         # 2**40 ms is past every cap; without the bound a long outage would

@@ -111,6 +111,26 @@ def test_real_llama_cpp_serves_and_is_leased(stacks: list[Stack], tmp_path: Path
         assert httpx2.post(f"{lease['base_url']}/completion", json=body).status_code == 401
 
 
+def test_an_engine_can_be_asked_without_a_lease_while_it_is_ready(
+    stacks: list[Stack], tmp_path: Path
+) -> None:
+    """LO-POOL-063."""
+    stack = started(stacks, tmp_path, fake_pool(tmp_path, "--fault", "slow-start-1500"))
+    path = "/v1/replicas/fake/0/endpoint"
+    with stack.client("pool_managerd") as client:
+        assert client.get(path).status_code == 409
+        assert client.get("/v1/replicas/fake/7/endpoint").status_code == 404
+        wait_for(lambda: ready(stack), "the stand-in serves")
+        found = client.get(path).json()
+        key = {"Authorization": f"Bearer {found['api_key']}"}
+        counted = httpx2.post(
+            f"{found['base_url']}/tokenize", json={"content": "a b c"}, headers=key
+        )
+        assert len(counted.json()["tokens"]) == 3
+        assert found["api_key"] not in client.get("/v1/snapshot").text
+        assert client.post("/v1/leases", json=lease_body()).status_code == 201, "no slot was taken"
+
+
 def test_leases_are_given_renewed_refused_and_given_back(
     stacks: list[Stack], tmp_path: Path
 ) -> None:
@@ -149,6 +169,35 @@ def test_a_replica_that_dies_takes_its_leases_with_it(stacks: list[Stack], tmp_p
         wait_for(lambda: not snapshot(stack).pools[0].replicas[0].slots_used, "the lease is void")
         refused = client.put(f"/v1/leases/{lease['lease_id']}", json=body)
         assert (refused.status_code, refused.json()["details"]) == (409, {"reason": "not_ready"})
+
+
+def test_a_poison_task_does_not_open_the_breaker_and_other_deaths_do(
+    stacks: list[Stack], tmp_path: Path
+) -> None:
+    """LO-POOL-071, LO-POOL-072."""
+    restart = {"base_ms": 10, "cap_ms": 600_000, "intensity": 2, "window_ms": 600_000}
+    stack = started(stacks, tmp_path, fake_pool(tmp_path, "--fault", "poison", restart=restart))
+    poison = new_uuid()
+    for epoch, task_id in enumerate((poison, poison, poison, new_uuid()), start=1):
+        wait_for(lambda: ready(stack), "the stand-in serves")
+        assert snapshot(stack).pools[0].breaker == "closed"
+        die_of(stack, lease_body(task_id=task_id, epoch=epoch, ttl_ms=600_000))
+    wait_for(lambda: snapshot(stack).pools[0].breaker == "open", "the breaker opens")
+    assert snapshot(stack).pools[0].restarts == 3
+
+
+def die_of(stack: Stack, body: dict[str, Any]) -> None:
+    """Take a lease, kill the engine by a prompt, and give the lease back at once."""
+    restarts = snapshot(stack).pools[0].restarts
+    with stack.client("pool_managerd") as client:
+        lease = client.post("/v1/leases", json=body).json()
+        key = {"Authorization": f"Bearer {lease['api_key']}"}
+        with pytest.raises(httpx2.TransportError):
+            httpx2.post(f"{lease['base_url']}/completion", json={"prompt": "POISON"}, headers=key)
+        client.delete(f"/v1/leases/{lease['lease_id']}")
+    wait_for(
+        lambda: not ready(stack) or snapshot(stack).pools[0].restarts > restarts, "it is missed"
+    )
 
 
 def test_a_watch_tells_of_a_death_and_ends_with_the_daemon(

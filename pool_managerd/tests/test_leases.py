@@ -5,16 +5,28 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 
-from pool_managerd.domain.leases import Claim, Conflict, LeaseConflict, LeaseTable
+from pool_managerd.domain.leases import (
+    ENDED_MS,
+    ENDED_REMEMBERED,
+    Claim,
+    Conflict,
+    LeaseConflict,
+    LeaseTable,
+)
 
-SLOTS = {"a/0": 2, "a/1": 1}
+SLOTS = {"a/0": 3, "a/1": 1}
 TTL = 1_000
 
 
 def claim(
-    task: str = "t1", epoch: int = 1, replica: str = "a/0", holder: str = "h1", slots: int = 2
+    task: str = "t1",
+    epoch: int = 1,
+    replica: str = "a/0",
+    holder: str = "h1",
+    slots: int = 2,
+    preferred: int | None = None,
 ) -> Claim:
-    return Claim(replica, task, epoch, holder, TTL, slots)
+    return Claim(replica, task, epoch, holder, TTL, slots, preferred)
 
 
 def refused(table: LeaseTable, wanted: Claim, now: int = 0) -> Conflict:
@@ -37,8 +49,39 @@ def test_slots_are_given_lowest_first_and_never_twice() -> None:
     table = LeaseTable()
     assert [table.grant(claim(f"t{n}"), 0, f"l{n}").slot for n in range(2)] == [0, 1]
     assert refused(table, claim("t9")) is Conflict.NO_FREE_SLOT
-    table.release("l0")
+    table.release("l0", 0)
     assert table.grant(claim("t9"), 0, "l9").slot == 0
+
+
+def test_a_preferred_slot_is_given_where_it_is_free() -> None:
+    """LO-POOL-070."""
+    table = LeaseTable()
+    assert table.grant(claim("t0", preferred=1), 0, "l0").slot == 1
+    table.release("l0", 0)
+    assert table.grant(claim("t1", preferred=1), 0, "l1").slot == 1
+
+
+@pytest.mark.parametrize("preferred", [0, 2, 1023])
+def test_a_preferred_slot_that_is_taken_or_missing_is_not_waited_for(preferred: int) -> None:
+    """LO-POOL-070."""
+    table = LeaseTable()
+    table.grant(claim("t0", preferred=0), 0, "l0")
+    assert table.grant(claim("t1", preferred=preferred), 0, "l1").slot == 1
+
+
+def test_an_attempt_that_asks_again_keeps_its_slot_whatever_it_prefers() -> None:
+    """LO-POOL-051."""
+    table = LeaseTable()
+    table.grant(claim("t0"), 0, "l0")
+    assert table.grant(claim("t0", preferred=1), 0, "l1").slot == 0
+    assert table.renew("l0", claim("t0", preferred=1), 0).slot == 0
+
+
+def test_a_newer_epoch_may_prefer_another_slot_than_that_of_the_older_one() -> None:
+    table = LeaseTable()
+    table.grant(claim("t0"), 0, "l0")
+    assert table.grant(claim("t0", epoch=2, preferred=1), 0, "l1").slot == 1
+    assert table.grant(claim("t1"), 0, "l2").slot == 0
 
 
 def test_a_newer_epoch_takes_the_place_and_the_slot_of_the_older_one() -> None:
@@ -50,6 +93,14 @@ def test_a_newer_epoch_takes_the_place_and_the_slot_of_the_older_one() -> None:
     assert new.slot == old.slot
     assert table.used("a/0") == 2
     assert refused(table, claim("t1", epoch=1)) is Conflict.STALE_EPOCH
+
+
+def test_a_newer_epoch_keeps_the_slot_though_a_lower_one_is_free() -> None:
+    table = LeaseTable()
+    table.grant(claim("t0"), 0, "l0")
+    table.grant(claim("t1"), 0, "l1")
+    table.release("l0", 0)
+    assert table.grant(claim("t1", epoch=2), 0, "l2").slot == 1
 
 
 def test_an_attempt_cannot_have_a_lease_on_two_replicas() -> None:
@@ -103,8 +154,33 @@ def test_a_replica_that_is_gone_takes_its_leases_with_it() -> None:
     table = LeaseTable()
     table.grant(claim("t1"), 0, "l1")
     table.grant(claim("t2", replica="a/1", slots=1), 0, "l2")
-    assert table.void("a/0")
+    assert table.void("a/0", 0) == {"t1"}
     assert (table.used("a/0"), table.used("a/1")) == (0, 1)
+
+
+def test_a_death_is_told_of_the_tasks_it_cut_off_and_of_those_that_ended_just_before() -> None:
+    """LO-POOL-072: who was cut off may give its lease back before the death is seen."""
+    table = LeaseTable()
+    table.grant(claim("early"), 0, "l0")
+    table.release("l0", 0)
+    table.grant(claim("cut off"), 1, "l1")
+    table.release("l1", 1)
+    table.grant(claim("elsewhere", replica="a/1"), 1, "l2")
+    table.release("l2", 1)
+    table.grant(claim("moved"), 1, "l3")
+    table.grant(claim("moved", epoch=2, replica="a/1"), 2, "l4")
+    at = ENDED_MS + 1
+    table.grant(claim("holds"), at, "l5")
+    assert table.void("a/0", at) == {"cut off", "moved", "holds"}
+    assert table.void("a/0", at) == frozenset()
+
+
+def test_only_so_many_ended_leases_are_remembered() -> None:
+    table = LeaseTable()
+    for number in range(ENDED_REMEMBERED + 5):
+        table.grant(claim(f"t{number}"), 0, f"l{number}")
+        table.release(f"l{number}", 0)
+    assert len(table.void("a/0", 0)) == ENDED_REMEMBERED
 
 
 class Leases(RuleBasedStateMachine):
@@ -133,10 +209,14 @@ class Leases(RuleBasedStateMachine):
         epoch=st.integers(1, 3),
         replica=st.sampled_from(sorted(SLOTS)),
         ready=st.booleans(),
+        preferred=st.none() | st.integers(0, 3),
     )
-    def grant(self, task: str, epoch: int, replica: str, ready: bool) -> object:
+    def grant(
+        self, task: str, epoch: int, replica: str, ready: bool, preferred: int | None
+    ) -> object:
         self.number += 1
-        wanted = Claim(replica, task, epoch, f"h{self.holder}", TTL, SLOTS[replica] if ready else 0)
+        slots = SLOTS[replica] if ready else 0
+        wanted = Claim(replica, task, epoch, f"h{self.holder}", TTL, slots, preferred)
         before = self.model.get(task)
         conflict = self._conflict(before, wanted)
         if conflict is not None:
@@ -144,6 +224,7 @@ class Leases(RuleBasedStateMachine):
             return multiple()
         lease = self.table.grant(wanted, self.now, f"l{self.number}")
         assert (lease.lease_id == f"l{self.number}") == (before is None or before[1] != epoch)
+        assert lease.slot == self._slot(before, wanted)
         self.model[task] = (lease.lease_id, epoch, replica, lease.slot, self.now + TTL)
         return lease.lease_id
 
@@ -161,15 +242,42 @@ class Leases(RuleBasedStateMachine):
         ]
         return Conflict.NO_FREE_SLOT if len(others) >= wanted.slots else None
 
+    def _slot(self, before: tuple[str, int, str, int, int] | None, wanted: Claim) -> int:
+        """Its own; else the preferred one, the one of its older epoch, or the lowest free one."""
+        here = before if before is not None and before[2] == wanted.replica_id else None
+        if here is not None and here[1] == wanted.epoch:
+            return here[3]
+        others = [row for row in self.model.values() if row is not before]
+        taken = {row[3] for row in others if row[2] == wanted.replica_id}
+        free = set(range(wanted.slots)) - taken
+        if wanted.preferred_slot in free:
+            return wanted.preferred_slot
+        return here[3] if here is not None else min(free)
+
     @rule(lease_id=consumes(held))
     def release(self, lease_id: str) -> None:
-        self.table.release(lease_id)
+        self.table.release(lease_id, self.now)
         self.model = {task: row for task, row in self.model.items() if row[0] != lease_id}
 
     @rule(replica=st.sampled_from(sorted(SLOTS)))
     def replica_dies(self, replica: str) -> None:
-        self.table.void(replica)
+        holding = {task for task, row in self.model.items() if row[2] == replica}
+        assert self.table.void(replica, self.now) >= holding
         self.model = {task: row for task, row in self.model.items() if row[2] != replica}
+
+    @rule(data=st.data())
+    def pool_managerd_restarts(self, data: st.DataObject) -> None:
+        """Whoever renews first, everybody has the lease and the slot from before."""
+        self.table = LeaseTable()
+        for task, (lease_id, epoch, replica, slot, _) in data.draw(
+            st.permutations(sorted(self.model.items()))
+        ):
+            wanted = Claim(
+                replica, task, epoch, f"h{self.holder}", TTL, SLOTS[replica], preferred_slot=slot
+            )
+            lease = self.table.renew(lease_id, wanted, self.now)
+            assert (lease.lease_id, lease.slot) == (lease_id, slot)
+            self.model[task] = (lease_id, epoch, replica, slot, self.now + TTL)
 
     @rule()
     def orchestratord_restarts(self) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from contracts.config import Pool
 from contracts.errors import ErrorCode, Refusal
 from contracts.ids import new_uuid
 from contracts.pools import LeaseRequest
+from contracts.service.failpoints import Failpoints
 from pool_managerd.domain.replica_state import Move
 from pool_managerd.leasing import Leasing
 from pool_managerd.replica import Endpoint, Replica, ReplicaEntry
@@ -34,7 +37,7 @@ class StoppedClock:
 class Desk:
     """One replica with two slots, ready or not."""
 
-    def __init__(self) -> None:
+    def __init__(self, failpoints: Failpoints) -> None:
         pool = Pool.model_validate(
             {
                 "id": "p",
@@ -48,7 +51,7 @@ class Desk:
         self.clock = StoppedClock()
         self.changes = 0
         self.replica = Replica(ReplicaEntry(pool, 0, 0), self.clock, lambda _: None)
-        self.leasing = Leasing({"p/0": self.replica}, self.clock, self.count)
+        self.leasing = Leasing({"p/0": self.replica}, self.clock, self.count, failpoints)
 
     def count(self) -> None:
         self.changes += 1
@@ -63,7 +66,7 @@ class Desk:
 
 @pytest.fixture
 def desk() -> Desk:
-    return Desk()
+    return Desk(Failpoints.none())
 
 
 def request(**changes: Any) -> LeaseRequest:
@@ -120,6 +123,47 @@ def test_a_renewal_of_a_lost_lease_gives_it_back(desk: Desk) -> None:
     desk.serve()
     lease_id = new_uuid()
     assert desk.leasing.renew(lease_id, request()).lease_id == lease_id
+
+
+def test_a_preferred_slot_is_given_and_said_again_by_a_renewal(desk: Desk) -> None:
+    """LO-POOL-070: so that a lost lease comes back to its own slot."""
+    desk.serve()
+    assert desk.leasing.grant(request(preferred_slot=1)).slot == 1
+    other = Desk(Failpoints.none())
+    other.serve()
+    assert other.leasing.renew(new_uuid(), request(preferred_slot=1)).slot == 1
+
+
+def test_a_request_without_a_preferred_slot_does_not_mention_one() -> None:
+    assert "preferred_slot" not in request().model_dump(mode="json")
+    body = request().model_dump(mode="json")
+    for refused in (None, -1, 1024):
+        with pytest.raises(ValidationError):
+            LeaseRequest.model_validate_json(json.dumps(body | {"preferred_slot": refused}))
+
+
+def test_the_tasks_that_a_death_cut_off_are_told_once(desk: Desk) -> None:
+    """LO-POOL-072."""
+    desk.serve()
+    released, holding = new_uuid(), new_uuid()
+    desk.leasing.release(desk.leasing.grant(request(task_id=released)).lease_id)
+    desk.leasing.grant(request(task_id=holding))
+    for _ in range(2):
+        # Every change of a replica that serves nowhere voids its leases again.
+        desk.leasing.void("p/0")
+    assert desk.leasing.cut_off("p/0") == {released, holding}
+    assert desk.leasing.cut_off("p/0") == frozenset()
+
+
+def test_a_lease_can_be_made_to_fail_before_it_is_given() -> None:
+    failpoints = Failpoints.parsed("pool_managerd", "lease.grant=1*error(EIO)")
+    desk = Desk(failpoints)
+    desk.serve()
+    with pytest.raises(OSError, match="failpoint"):
+        desk.leasing.grant(request())
+    assert desk.leasing.used("p/0") == 0
+    assert desk.leasing.grant(request()).slot == 0
+    assert failpoints.reached["lease.grant", "error(EIO)"] == 1
 
 
 def test_an_unhealthy_replica_keeps_its_leases_and_gives_no_new_one(desk: Desk) -> None:

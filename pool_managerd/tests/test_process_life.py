@@ -5,11 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from contracts.pools import FailureReason, ReplicaState
+from contracts.service.failpoints import Failpoints
+from pool_managerd.clock import SystemClock
+from pool_managerd.domain.replica_state import Move
 from pool_managerd.models.digest import ModelDigests
+from pool_managerd.process_life import LaunchTools, ProcessLife
+from pool_managerd.replica import Replica, ReplicaEntry
+from pool_managerd.run_records import RunRecords
+from pool_managerd.telemetry.none import NoSource
+from pool_managerd.telemetry.sampler import Sampler
 from test_harness.supervised import SupervisorHarness
+from worker_adapters.transport import EngineTransport
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 S = ReplicaState
@@ -60,6 +70,31 @@ async def test_a_missing_model_is_given_up_at_once_by_its_path(harness: Supervis
     assert error.reason is FailureReason.MODEL_MISSING
     assert "/no/such.gguf" in error.message
     assert it.states[:2] == [S.PROVISIONING, S.FAILED]
+
+
+async def test_a_start_can_be_made_to_fail_before_there_is_a_process(
+    harness: SupervisorHarness,
+) -> None:
+    failpoints = Failpoints.parsed("pool_managerd", "replica.spawn=1*error(ENOSPC)")
+    clock = SystemClock()
+    replica = Replica(ReplicaEntry(harness.pool(), 0, 0), clock, lambda _: None)
+    async with EngineTransport() as transport:
+        tools = LaunchTools(
+            records=RunRecords(harness.state_dir),
+            telemetry=Sampler(NoSource(), clock, lambda: None),
+            digests=ModelDigests(harness.state_dir),
+            transport=transport,
+            state_dir=harness.state_dir,
+            stop_grace_ms=1_000,
+            failpoints=failpoints,
+        )
+        replica.move(Move.START)
+        with anyio.fail_after(10):
+            failure = await ProcessLife(replica, tools).live(anyio.lowlevel.checkpoint)
+    assert failure.reason is FailureReason.EXITED
+    assert "No space left on device (failpoint)" in failure.message
+    assert replica.pid is None
+    assert RunRecords(harness.state_dir).read_all() == []
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from contracts.pools import FailureReason
 from pool_managerd.domain.restart import (
     UNRECOVERABLE,
     Breaker,
+    Decision,
     GiveUp,
     Pause,
     RestartBudget,
@@ -74,6 +75,51 @@ def test_serving_long_enough_forgets_and_serving_shorter_does_not() -> None:
     assert restless.failed(FailureReason.CRASH, 5_999, 0.5) == Retry(800)
 
 
+def died(budget: RestartBudget, now: int, *tasks: str) -> Decision:
+    return budget.failed(FailureReason.CRASH, now, 0.5, frozenset(tasks))
+
+
+def test_deaths_with_the_same_task_count_once_and_back_off_each_time() -> None:
+    """LO-POOL-071."""
+    budget = RestartBudget(POLICY)
+    delays = [died(budget, now, "poison") for now in range(0, 60, 10)]
+    assert delays == [Retry(ms) for ms in (100, 200, 400, 800, 1_600, 2_000)]
+    others = [died(budget, 100 + number, f"t{number}") for number in range(3)]
+    assert [type(decision) for decision in others] == [Retry, Retry, Pause]
+
+
+def test_a_task_is_blamed_for_deaths_that_count_and_not_for_others() -> None:
+    """LO-POOL-071: who was there with the poison only once is not taken for it."""
+    budget = RestartBudget(POLICY.model_copy(update={"intensity": 2}))
+    assert isinstance(died(budget, 0, "poison", "first"), Retry)
+    assert isinstance(died(budget, 1, "poison", "second"), Retry)
+    assert isinstance(died(budget, 2, "first"), Retry)
+    assert isinstance(died(budget, 3, "second"), Pause)
+
+
+def test_a_task_is_blamed_for_no_longer_than_the_window() -> None:
+    """LO-POOL-071."""
+    budget = RestartBudget(POLICY.model_copy(update={"intensity": 2, "window_ms": 1_000}))
+    for now in (0, 1_000, 1_001):
+        assert isinstance(died(budget, now, "poison"), Retry)
+    assert isinstance(died(budget, 1_002, "another"), Pause)
+
+
+def test_a_death_that_does_not_count_leaves_a_breaker_that_closed_again_closed() -> None:
+    budget = RestartBudget(POLICY.model_copy(update={"intensity": 1}))
+    assert isinstance(died(budget, 0, "poison"), Pause)
+    budget.starting()
+    budget.serving(10)
+    assert isinstance(died(budget, 20, "poison"), Retry)
+    assert budget.breaker is Breaker.CLOSED
+
+
+def test_deaths_with_no_task_count_each() -> None:
+    budget = RestartBudget(POLICY.model_copy(update={"intensity": 2}))
+    assert isinstance(died(budget, 0), Retry)
+    assert isinstance(died(budget, 1), Pause)
+
+
 @pytest.mark.parametrize("reason", sorted(UNRECOVERABLE))
 def test_what_cannot_heal_is_given_up_at_once(reason: FailureReason) -> None:
     budget = RestartBudget(POLICY)
@@ -117,10 +163,10 @@ class Budget(RuleBasedStateMachine):
         assert self.budget.breaker is Breaker.CLOSED
 
     @precondition(lambda self: self.alive)
-    @rule(chance=st.floats(0, 1))
-    def fails(self, chance: float) -> None:
+    @rule(chance=st.floats(0, 1), tasks=st.frozensets(st.sampled_from("abc")))
+    def fails(self, chance: float, tasks: frozenset[str]) -> None:
         half_open = self.budget.breaker is Breaker.HALF_OPEN
-        decision = self.budget.failed(FailureReason.CRASH, self.now, chance)
+        decision = self.budget.failed(FailureReason.CRASH, self.now, chance, tasks)
         self.alive = False
         if half_open:
             assert isinstance(decision, Pause)
