@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from contracts.ids import Digest, ModelId, PoolId
 from contracts.model import ByteCount, Milliseconds
+from contracts.sessions import TURNS_MAX, AmountLimit, CostLimit
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 PositiveMilliseconds = Annotated[int, Field(ge=1, le=7 * 24 * 3600 * 1000)]
@@ -93,11 +94,13 @@ class Sessions(Section):
     """Defaults of a session."""
 
     ttl_ms: PositiveMilliseconds = Field(default=600_000, description="Idle time to its end.")
-    max_turns: int = Field(default=8, ge=1, le=1_000_000, description="Tasks it may run.")
-    budget_tokens: int | None = Field(default=None, ge=1, description="Tokens; null: no bound.")
-    budget_time_ms: int | None = Field(default=None, ge=1, description="ms; null: no bound.")
-    budget_cost: float | None = Field(default=None, gt=0, description="Cost; null: no bound.")
-    cost_per_1k_tokens: float = Field(default=0.0, ge=0, description="Cost of 1,000 tokens.")
+    max_turns: int = Field(default=8, ge=1, le=TURNS_MAX, description="Tasks it may run.")
+    budget_tokens: AmountLimit | None = Field(default=None, description="Tokens; null: no bound.")
+    budget_time_ms: AmountLimit | None = Field(default=None, description="ms; null: no bound.")
+    budget_cost: CostLimit | None = Field(default=None, description="Cost; null: no bound.")
+    cost_per_1k_tokens: float = Field(
+        default=0.0, ge=0, le=1e6, allow_inf_nan=False, description="Cost of 1,000 tokens."
+    )
 
 
 class Streams(Section):
@@ -360,10 +363,6 @@ class Config(Section):
 
 # Dotted keys that validate but that nothing obeys in this version.
 NOT_SERVED = (
-    "queue.policy",
-    "queue.batch_max_wait_ms",
-    "sessions",
-    "streams.metrics_interval_ms",
     "artifacts",
     "policy",
     "observability.otlp_endpoint",

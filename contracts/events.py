@@ -15,6 +15,7 @@ from pydantic import Field
 from contracts.errors import ErrorCode
 from contracts.ids import PoolId
 from contracts.model import Contract, Milliseconds, Omissible, Ratio, TokenCount
+from contracts.sessions import Budgets
 from contracts.tasks import SEED_MAX
 
 EventName = Literal["metrics", "started", "token", "end", "error"]
@@ -59,10 +60,13 @@ class MetricsEvent(Contract):
     queue_depth: int = Field(ge=0, description="Tasks waiting in the pool's queue.")
     queue_position: Omissible[int] = Field(default=None, ge=0, description="0 = next.")
     predicted_start_ms: Omissible[Milliseconds] = Field(default=None, description="ms from now.")
-    on_time_probability: Ratio | None = Field(description="Chance to meet the deadline.")
+    on_time_probability: Ratio | None = Field(
+        description="Chance to meet the deadline; 1 without one, null until a rate is known."
+    )
     kv_warmth: Ratio = Field(description="Share of the prompt found in the engine's cache.")
     kv_migrated: bool = Field(description="Whether cached state was moved to this replica.")
     tokens_out: Omissible[TokenCount] = Field(default=None, description="Tokens so far.")
+    budgets: Omissible[Budgets] = Field(default=None, description="Of the task's session.")
     gpu: Omissible[tuple[GpuGauge, ...]] = Field(default=None, description="Cards in use.")
 
 
@@ -75,6 +79,7 @@ class EndEvent(Contract):
     queue_ms: Milliseconds = Field(description="Acceptance to start.")
     first_token_ms: Milliseconds | None = Field(description="Start to first token.")
     decode_ms: Milliseconds | None = Field(description="First token to last.")
+    budgets: Omissible[Budgets] = Field(default=None, description="Of the task's session.")
 
 
 class ErrorEvent(Contract):

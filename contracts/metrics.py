@@ -80,6 +80,19 @@ METRICS: tuple[Metric, ...] = (
         MILLISECONDS,
     ),
     Metric(
+        "prediction_error_ms",
+        "histogram",
+        "How far a task's start was from the start predicted when it was accepted, ms.",
+        (),
+        MILLISECONDS,
+    ),
+    Metric(
+        "admission_backpressure_events_total",
+        "counter",
+        "Tasks that met a full queue, by what was done about it.",
+        ("engine", "policy"),
+    ),
+    Metric(
         "event_loop_lag_seconds",
         "histogram",
         "How late a periodic timer ran, s.",
@@ -124,8 +137,9 @@ LABEL_VALUES: dict[str, tuple[str, ...]] = {
     "priority": tuple(Priority),
     "state": tuple(ReplicaState),
     "outcome": ("succeeded", "failed", "canceled"),
+    "policy": ("reject", "drop-lru"),
 }
 """Labels whose values are closed in every family."""
 
 RESTART_REASONS = tuple(FailureReason)
-CANCEL_REASONS = ("client",)
+CANCEL_REASONS = ("client", "session")

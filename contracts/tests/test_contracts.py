@@ -92,8 +92,7 @@ def test_the_defaults_are_served_and_every_unserved_key_exists() -> None:
 @pytest.mark.parametrize(
     ("tree", "key"),
     [
-        ({"queue": {"policy": "drop-lru"}}, "queue.policy"),
-        ({"sessions": {"max_turns": 9}}, "sessions"),
+        ({"artifacts": {"max_bytes": 9}}, "artifacts"),
         ({"observability": {"otlp_endpoint": "http://x"}}, "observability.otlp_endpoint"),
         ({"policy": {"downloads": {"allow": True}}}, "policy"),
     ],
