@@ -81,6 +81,15 @@ class Api:
         """POST `path`, read as `model`; raises as `get`."""
         return self._read(await self.post(path, body), model)
 
+    async def put_for(self, path: str, body: Contract, model: type[M]) -> M:
+        """PUT to `path` the fields of `body` that were set, read as `model`; raises as `get`."""
+        content = body.model_dump_json(exclude_unset=True).encode()
+        return self._read(await self._call("PUT", path, content=content), model)
+
+    async def delete(self, path: str) -> None:
+        """DELETE `path`; raises as `get`."""
+        await self._call("DELETE", path)
+
     def stream(self, path: str, last_event_id: int) -> AbstractAsyncContextManager[httpx2.Response]:
         """Open the event stream at `path` after `last_event_id`; raises as `get`.
 

@@ -6,13 +6,17 @@ in a pipe; the place in the queue and the final figures go to stderr.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import Protocol
 
 from rich.status import Status
 
-from contracts.tasks import Admission
+from contracts.tasks import Admission, TaskState
 from llama_orch.event_stream import Event
-from llama_orch.output import Output, duration, printable
+from llama_orch.figures import figures
+from llama_orch.output import Output, number, printable
+from llama_orch.waiting import Waiting
 
 
 class Display(Protocol):
@@ -20,9 +24,6 @@ class Display(Protocol):
 
     def admitted(self, admission: Admission) -> None:
         """The task is on disk."""
-
-    def waiting(self, position: int | None) -> None:
-        """`position` tasks are ahead of it; None: not told."""
 
     def event(self, event: Event) -> None:
         """An event of its stream."""
@@ -35,17 +36,20 @@ class Display(Protocol):
 
 
 class JsonDisplay:
-    """Events as they are, one JSON object per line."""
+    """Events as they are, one JSON object per line.
 
-    def __init__(self, output: Output) -> None:
+    `new_session` is the session that was made for the task; it is told before it.
+    """
+
+    def __init__(self, output: Output, new_session: str | None = None) -> None:
         self._output = output
+        self._new_session = new_session
 
     def admitted(self, admission: Admission) -> None:
         """The admission, in the shape of an event."""
+        if self._new_session is not None:
+            self._output.emit({"event": "session", "data": {"session_id": self._new_session}})
         self._output.emit({"event": "admission", "data": admission.model_dump(mode="json")})
-
-    def waiting(self, position: int | None) -> None:
-        """Not an event of the stream: left out."""
 
     def event(self, event: Event) -> None:
         """`{"id", "event", "data"}`."""
@@ -60,35 +64,49 @@ class JsonDisplay:
 
 
 class TextDisplay:
-    """Live tokens, a spinner while queued, figures at the end."""
+    """Live tokens, a spinner while queued, figures at the end.
 
-    def __init__(self, output: Output) -> None:
+    `new_session` is the session that was made for the task; `clock` gives
+    seconds and never goes back.
+    """
+
+    def __init__(
+        self,
+        output: Output,
+        new_session: str | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._output = output
+        self._new_session = new_session
+        self._clock = clock
         self._spinner: Status | None = None
-        self._said = ""
+        self._said: Waiting | None = None
+        self._cached = 0.0
         self._line_open = False
 
     def admitted(self, admission: Admission) -> None:
-        """Its id, and its place."""
+        """Its id, its session where that is new, and its place."""
         self._output.note(f"task {admission.task_id}", style="dim")
-        self.waiting(admission.queue_position)
-
-    def waiting(self, position: int | None) -> None:
-        """A spinner on a terminal, a line per change elsewhere."""
-        self._state(f"queued, {_ahead(position)}")
+        if self._new_session is not None:
+            self._output.note(f"session {self._new_session}", style="dim")
+        if admission.state is TaskState.QUEUED:
+            self._waiting(Waiting.told_by(admission.model_dump(), self._clock()))
 
     def event(self, event: Event) -> None:
         """Draw one event."""
         if event.name == "token":
             self._token(str(event.data.get("t", "")))
         elif event.name == "started":
+            self._said = None
             place = f"{event.data.get('replica_id')}, {event.data.get('engine_version')}"
-            self._state(f"started on {place}, reading the prompt")
+            self._status(f"started on {place}, reading the prompt")
         elif event.name == "metrics" and "queue_position" in event.data:
-            self.waiting(event.data["queue_position"])
+            self._waiting(Waiting.told_by(event.data, self._clock()))
+        elif event.name == "metrics":
+            self._cached = number(event.data.get("kv_warmth")) or 0.0
         elif event.name == "end":
             self.close()
-            self._output.note(figures(event.data), style="dim")
+            self._output.note(figures(event.data, self._cached), style="dim")
         elif event.name == "error":
             self.close()
 
@@ -113,10 +131,14 @@ class TextDisplay:
         if text:
             self._line_open = not text.endswith("\n")
 
-    def _state(self, text: str) -> None:
-        if text == self._said:
-            return
-        self._said = text
+    def _waiting(self, now: Waiting) -> None:
+        """Every change on a terminal, elsewhere a line where it is news."""
+        if self._output.notes.is_terminal or self._said is None or now.is_news_after(self._said):
+            self._said = now
+            self._status(now.words())
+
+    def _status(self, text: str) -> None:
+        """What goes on now: beside a spinner on a terminal, a line elsewhere."""
         if not self._output.notes.is_terminal:
             self._output.note(text)
         elif self._spinner is None:
@@ -124,28 +146,3 @@ class TextDisplay:
             self._spinner.start()
         else:
             self._spinner.update(printable(text))
-
-
-def figures(end: dict[str, object]) -> str:
-    """The final line: tokens, rate, times; rate counts the gaps between tokens."""
-    tokens, decode_ms = _number(end.get("tokens_out")), _number(end.get("decode_ms"))
-    rate = f" · {(tokens - 1) * 1000 / decode_ms:.1f} tokens/s" if decode_ms and tokens > 1 else ""
-    return (
-        f"{tokens:.0f} tokens{rate}"
-        f" · first token after {duration(_number(end.get('first_token_ms')))}"
-        f" · queued {duration(_number(end.get('queue_ms')))}"
-        f" · prompt {_number(end.get('tokens_in')):.0f} tokens"
-        f" · {end.get('finish_reason')}"
-    )
-
-
-def _number(value: object) -> float:
-    return value if isinstance(value, int | float) else 0.0
-
-
-def _ahead(position: int | None) -> str:
-    if position is None:
-        return "waiting for a slot"
-    if position == 0:
-        return "next in line"
-    return f"{position} task{'s' if position > 1 else ''} ahead"

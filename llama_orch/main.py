@@ -20,6 +20,7 @@ from llama_orch.failures import CommandFailure, ExitCode, Failed, UsageMistake
 from llama_orch.output import Output
 from llama_orch.overview import ps, status
 from llama_orch.quickstart import quickstart
+from llama_orch.sessions import sessions_app
 from llama_orch.submit import stream, submit
 from llama_orch.tasks import cancel, queue
 from llama_orch.up import up
@@ -35,6 +36,7 @@ app = typer.Typer(
 )
 for command in (up, quickstart, submit, stream, cancel, status, queue, ps):
     app.command()(command)
+app.add_typer(sessions_app)
 app.add_typer(config_app)
 
 

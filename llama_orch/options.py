@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import typer
+from pydantic import ValidationError
 
-from contracts.ids import is_uuid
+from contracts.ids import is_uuid, new_uuid
+from contracts.model import Contract
 from llama_orch.failures import UsageMistake
+
+M = TypeVar("M", bound=Contract)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, errors too.")]
 Url = Annotated[
@@ -38,6 +44,13 @@ ConfigFile = Annotated[
 TaskId = Annotated[str, typer.Argument(metavar="TASK", help="The id of a task.")]
 
 
+SessionId = Annotated[str, typer.Argument(metavar="SESSION", help="The id of a session.")]
+
+SECONDS_MAX = 10**9
+NEW_SESSION = "new"
+"""Stands for the id of a session that is made here and now."""
+
+
 def checked_task_id(text: str) -> str:
     """`text` in lower case; a UsageMistake where it is no task id."""
     if not is_uuid(text):
@@ -45,4 +58,44 @@ def checked_task_id(text: str) -> str:
     return text.lower()
 
 
+def checked_session_id(text: str) -> str:
+    """`text` in lower case; a UsageMistake where it is no session id."""
+    if not is_uuid(text):
+        raise UsageMistake(f"{text!r} is not a session id: it looks like {_EXAMPLE}")
+    return text.lower()
+
+
+def session_id_or_new(text: str) -> str:
+    """As `checked_session_id`; of `new` an id that nobody has."""
+    if text == NEW_SESSION:
+        return new_uuid()
+    if not is_uuid(text):
+        raise UsageMistake(
+            f"{text!r} is not a session id: it looks like {_EXAMPLE}, and `new` makes one"
+        )
+    return text.lower()
+
+
+def milliseconds(option: str, seconds: float) -> int:
+    """The seconds given to `option`, in milliseconds."""
+    if not 0 < seconds < SECONDS_MAX:
+        raise UsageMistake(f"{option}: write seconds, more than 0 and less than {SECONDS_MAX:,}")
+    return max(1, round(seconds * 1000))
+
+
+def body_of(model: type[M], fields: Mapping[str, Any]) -> M:
+    """`fields` as a request; a UsageMistake names the option that is out of bounds."""
+    try:
+        return model.model_validate_json(json.dumps(fields))
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        name = str(first["loc"][0]) if first["loc"] else ""
+        option = _OPTIONS.get(name, f"--{name.removesuffix('_ms').replace('_', '-')}")
+        message = first["msg"].removeprefix("Value error, ")
+        message = f"{message[0].lower()}{message[1:]}"
+        raise UsageMistake(f"{option}: {message}" if name in fields else message) from None
+
+
+# Where an option is not named as its field.
+_OPTIONS = {"expected_tokens": "--expect"}
 _EXAMPLE = "3fa85f64-5717-4562-b3fc-2c963f66afa6"

@@ -8,6 +8,7 @@ appear on a terminal and nowhere else.
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 from collections.abc import Generator, Mapping
@@ -76,6 +77,16 @@ class Output:
             self.note(f"error: {failure.message}", style="bold red")
 
 
+def number(value: object) -> float | None:
+    """`value` where it is a number that can be written, else None."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:
+        return None
+
+
 def duration(milliseconds: float | None) -> str:
     """`milliseconds` as a person says it; a dash where there is none."""
     if milliseconds is None:
@@ -84,7 +95,9 @@ def duration(milliseconds: float | None) -> str:
         return f"{milliseconds:.0f} ms"
     if milliseconds < 60_000:
         return f"{milliseconds / 1000:.1f} s"
-    return f"{milliseconds / 60_000:.1f} min"
+    if milliseconds < 3_600_000:
+        return f"{milliseconds / 60_000:.1f} min"
+    return f"{milliseconds / 3_600_000:.1f} h"
 
 
 def gibibytes(size: int | None) -> str:

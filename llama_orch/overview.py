@@ -18,6 +18,8 @@ from llama_orch.connection import Connection, discover
 from llama_orch.failures import Refused
 from llama_orch.options import ConfigFile, Json, TokenFile, Url, checked_task_id
 from llama_orch.output import Output, duration, gibibytes, printable
+from llama_orch.tables import headed, of_facts
+from llama_orch.waiting import about
 
 WORDS = {
     ReplicaState.STOPPED: "not started",
@@ -123,7 +125,7 @@ async def _ps(connection: Connection, output: Output) -> int:
 
 def pool_table(pools: tuple[PoolStatus, ...]) -> Table:
     """One row per pool."""
-    table = _table("POOL", "MODEL", "ENGINE", "STATE", "QUEUED", "RUNNING", "RESTARTS")
+    table = headed("POOL", "MODEL", "ENGINE", "STATE", "QUEUED", "RUNNING", "RESTARTS")
     for pool in pools:
         state = "draining" if pool.draining else "ready" if pool.ready else "not ready"
         if pool.breaker == "open":
@@ -143,7 +145,7 @@ def pool_table(pools: tuple[PoolStatus, ...]) -> Table:
 def replica_table(page: PoolPage) -> Table:
     """One row per replica, its state in plain words."""
     names = {device.uuid: f"GPU {device.index}" for device in page.devices}
-    table = _table("REPLICA", "STATE", "SLOTS", "ON", "PID", "VERSION")
+    table = headed("REPLICA", "STATE", "SLOTS", "ON", "PID", "VERSION")
     for pool in page.items:
         for replica in pool.replicas:
             table.add_row(
@@ -183,7 +185,7 @@ def _manager_words(page: PoolPage) -> str:
 
 
 def _device_table(devices: tuple[DeviceView, ...]) -> Table:
-    table = _table("GPU", "NAME", "VRAM USED", "OF GiB", "BUSY", "°C", "W", "HEALTH")
+    table = headed("GPU", "NAME", "VRAM USED", "OF GiB", "BUSY", "°C", "W", "HEALTH")
     for device in devices:
         busy = "–" if device.utilization is None else f"{device.utilization:.0%}"
         table.add_row(
@@ -200,13 +202,17 @@ def _device_table(devices: tuple[DeviceView, ...]) -> Table:
 
 
 def _task_table(view: TaskView) -> Table:
-    table = Table(box=None, pad_edge=False, show_header=False)
+    table = of_facts()
     table.add_row("task", view.task_id)
+    if view.session_id is not None:
+        table.add_row("session", view.session_id)
     table.add_row(
         "state", view.state.value + (f" ({view.finish_reason})" * bool(view.finish_reason))
     )
     if view.queue_position is not None:
         table.add_row("ahead of it", str(view.queue_position))
+    if view.predicted_start_ms is not None:
+        table.add_row("starts in", about(view.predicted_start_ms))
     table.add_row("model", printable(view.model or ""))
     table.add_row("pool", view.pool_id)
     if view.placement is not None:
@@ -219,11 +225,4 @@ def _task_table(view: TaskView) -> Table:
         table.add_row("decode", duration(usage.decode_ms))
     if view.error is not None:
         table.add_row("error", printable(f"{view.error.code}: {view.error.message}"))
-    return table
-
-
-def _table(*headings: str) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for heading in headings:
-        table.add_column(heading, no_wrap=True, overflow="ignore")
     return table

@@ -14,6 +14,12 @@ pool_managerd: {host: 127.0.0.1, port: 8701}    # starts and watches the engines
 queue:
   capacity: 256              # tasks waiting per pool; one more is refused with 429
 
+# What one agent's session may use; `llama-orch sessions set` gives one limits of its own.
+sessions:
+  ttl_ms: 600000             # idle time to its end
+  max_turns: 8               # tasks it may run
+  budget_tokens: null        # prompt and output tokens of all its tasks; null = no bound
+
 # A pool is one model and the engine processes (replicas) that serve it.
 pools:
   - id: chat

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
+from functools import partial
 from typing import Annotated, Any
 
 import anyio
 import typer
-from pydantic import ValidationError
 
 from contracts.capabilities import Capabilities
 from contracts.ids import new_uuid
@@ -17,7 +16,18 @@ from llama_orch.api import Api
 from llama_orch.connection import Connection, discover
 from llama_orch.display import Display, JsonDisplay, TextDisplay
 from llama_orch.failures import Failed, UsageMistake
-from llama_orch.options import ConfigFile, Json, TaskId, TokenFile, Url, checked_task_id
+from llama_orch.options import (
+    NEW_SESSION,
+    ConfigFile,
+    Json,
+    TaskId,
+    TokenFile,
+    Url,
+    body_of,
+    checked_task_id,
+    milliseconds,
+    session_id_or_new,
+)
 from llama_orch.output import Output
 from llama_orch.task_run import Watch, send
 
@@ -55,6 +65,21 @@ def submit(
         float | None,
         typer.Option("--deadline", metavar="SECONDS", help="From acceptance to the last token."),
     ] = None,
+    session: Annotated[
+        str | None,
+        typer.Option(
+            "--session",
+            metavar="SESSION|new",
+            help="The session whose budgets and warm cache it uses; new makes one.",
+        ),
+    ] = None,
+    expect: Annotated[
+        int | None,
+        typer.Option("--expect", metavar="TOKENS", help="Your guess at the output, to predict by."),
+    ] = None,
+    cold: Annotated[
+        bool, typer.Option("--cold", help="Read the whole prompt, whatever the cache holds.")
+    ] = False,
     detach: Annotated[bool, typer.Option("--detach", help="Print the id and leave.")] = False,
     wait: Annotated[
         float,
@@ -74,8 +99,10 @@ def submit(
     """Submit a task and stream its tokens; Ctrl-C cancels it.
 
     Tokens go to stdout, the place in the queue and the figures to stderr. With
-    --json: one event per line, first the admission, last `end` or `error`.
+    --json: one event per line, first the admission, last `end` or `error`; a new
+    session before the admission, or in it with --detach.
     """
+    session_id = None if session is None else session_id_or_new(session)
     fields: dict[str, Any] = {
         "task_id": checked_task_id(task_id) if task_id else new_uuid(),
         "model": model,
@@ -86,12 +113,16 @@ def submit(
         "top_p": top_p,
         "top_k": top_k,
         "stop": stop or None,
-        "deadline_ms": None if deadline is None else _milliseconds(deadline),
+        "deadline_ms": None if deadline is None else milliseconds("--deadline", deadline),
+        "session_id": session_id,
+        "expected_tokens": expect,
+        "kv_hint": "cold" if cold else None,
     }
     fields |= _input(_prompt(prompt), chat=chat, system=system)
     connection = discover(url, token_file, config)
     output = Output(json_mode=json_mode)
-    return anyio.run(_submit, connection, output, fields, detach, wait)
+    made = session_id if session == NEW_SESSION else None
+    return anyio.run(partial(_submit, connection, output, fields, detach, wait, new_session=made))
 
 
 def stream(
@@ -114,21 +145,30 @@ def stream(
 
 
 async def _submit(
-    connection: Connection, output: Output, fields: dict[str, Any], detach: bool, wait_s: float
+    connection: Connection,
+    output: Output,
+    fields: dict[str, Any],
+    detach: bool,
+    wait_s: float,
+    *,
+    new_session: str | None,
 ) -> int:
     # Checked before anything is asked of the server, under a stand-in for its only model.
     request = task_request({**fields, "model": fields["model"] or "model"})
     async with Api(connection) as api:
         if fields["model"] is None:
             request = request.model_copy(update={"model": await only_model(api)})
-        display = display_for(output)
+        display = display_for(output, new_session)
         if not detach:
             return await Watch(api, str(request.task_id), display).submit(request, wait_s)
         admission = await send(api, request, display, wait_s)
+    made = {} if new_session is None else {"session_id": new_session}
     if output.json_mode:
-        output.emit(admission.model_dump(mode="json"))
-    else:
-        output.write(f"{admission.task_id}\n")
+        output.emit(admission.model_dump(mode="json") | made)
+        return 0
+    output.write(f"{admission.task_id}\n")
+    for name in made.values():
+        output.note(f"session {name}", style="dim")
     return 0
 
 
@@ -137,9 +177,10 @@ async def _stream(connection: Connection, output: Output, task_id: str, after: i
         return await Watch(api, task_id, display_for(output)).follow(after)
 
 
-def display_for(output: Output) -> Display:
+def display_for(output: Output, new_session: str | None = None) -> Display:
     """JSON lines under `--json`, else live text."""
-    return JsonDisplay(output) if output.json_mode else TextDisplay(output)
+    kind = JsonDisplay if output.json_mode else TextDisplay
+    return kind(output, new_session)
 
 
 async def only_model(api: Api) -> str:
@@ -161,14 +202,7 @@ async def only_model(api: Api) -> str:
 def task_request(fields: dict[str, Any]) -> TaskRequest:
     """The request; a UsageMistake names the option that is out of bounds."""
     present = {name: value for name, value in fields.items() if value is not None}
-    try:
-        return TaskRequest.model_validate_json(json.dumps(present))
-    except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        name = str(first["loc"][0]) if first["loc"] else ""
-        option = f"--{name.removesuffix('_ms').replace('_', '-')}: " if name in fields else ""
-        message = first["msg"].removeprefix("Value error, ")
-        raise UsageMistake(f"{option}{message[0].lower()}{message[1:]}") from None
+    return body_of(TaskRequest, present)
 
 
 def _input(prompt: str, *, chat: bool, system: str | None) -> dict[str, Any]:
@@ -194,9 +228,3 @@ def _text(raw: bytes, name: str) -> str:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
         raise UsageMistake(f"{name}: byte {error.start} is not UTF-8") from None
-
-
-def _milliseconds(seconds: float) -> int:
-    if not 0 < seconds < 10**9:
-        raise UsageMistake("--deadline: it must be a positive number of seconds")
-    return max(1, round(seconds * 1000))

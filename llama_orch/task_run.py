@@ -9,7 +9,7 @@ import anyio
 from anyio.abc import TaskStatus
 
 from contracts.errors import ErrorCode
-from contracts.tasks import Admission, TaskRequest, TaskState, TaskView
+from contracts.tasks import Admission, TaskRequest
 from llama_orch.api import Api
 from llama_orch.display import Display
 from llama_orch.event_stream import Event, follow
@@ -18,7 +18,6 @@ from llama_orch.failures import CommandFailure, ExitCode, Failed, Refused, Unrea
 # Sending again is safe: the request carries the task's id.
 SEND_TRIES = 3
 BACKPRESSURE = frozenset({429, 503})
-POSITION_INTERVAL_S = 1.0
 CANCEL_DEADLINE_S = 5.0
 
 
@@ -55,7 +54,6 @@ class Watch:
         self._task_id = task_id
         self._display = display
         self._admitted = False
-        self._started = False
         self._last: Event | None = None
         self._failure: CommandFailure | None = None
 
@@ -77,8 +75,6 @@ class Watch:
                 admission = await send(self._api, request, self._display, wait_s)
                 self._admitted = True
                 self._display.admitted(admission)
-                if admission.state is TaskState.QUEUED:
-                    group.start_soon(self._report_position)
                 await self._show()
             except CommandFailure as failure:
                 self._failure = failure
@@ -98,7 +94,6 @@ class Watch:
             follow(self._api, self._task_id, after, on_break=self._connection_broke)
         ) as events:
             async for event in events:
-                self._started |= event.name == "started"
                 self._last = event
                 self._display.event(event)
 
@@ -115,18 +110,6 @@ class Watch:
 
     def _connection_broke(self, reason: str) -> None:
         self._display.remark(f"the stream broke ({reason}); connecting again")
-
-    async def _report_position(self) -> None:
-        """The place in the queue, each second until the task starts."""
-        while not self._started:
-            await anyio.sleep(POSITION_INTERVAL_S)
-            try:
-                view = await self._api.get(f"/v1/tasks/{self._task_id}", TaskView)
-            except CommandFailure:
-                continue  # the stream says what is wrong
-            if view.state is not TaskState.QUEUED or self._started:
-                return
-            self._display.waiting(view.queue_position)
 
     async def _cancel_on_interrupt(
         self, scope: anyio.CancelScope, *, task_status: TaskStatus[None]

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import anyio
-from rich.table import Table
 
 from contracts.tasks import TaskPage, TaskView
 from llama_orch.api import Api
 from llama_orch.connection import Connection, discover
 from llama_orch.options import ConfigFile, Json, TaskId, TokenFile, Url, checked_task_id
-from llama_orch.output import Output, duration, printable
-
-PAGE = 100
-LISTED_MAX = 1000
+from llama_orch.output import Output, printable
+from llama_orch.paging import listed
+from llama_orch.tables import of_rows
+from llama_orch.waiting import about
 
 
 def cancel(
@@ -33,7 +32,7 @@ def queue(
     token_file: TokenFile = None,
     config: ConfigFile = None,
 ) -> int:
-    """List the tasks that run and those that wait, next first."""
+    """List the tasks that run and those that wait, next first, with their predicted start."""
     return anyio.run(_queue, discover(url, token_file, config), Output(json_mode=json_mode))
 
 
@@ -49,45 +48,31 @@ async def _cancel(connection: Connection, output: Output, task_id: str) -> int:
 
 async def _queue(connection: Connection, output: Output) -> int:
     async with Api(connection) as api:
-        running = await _in_state(api, "running")
-        queued = await _in_state(api, "queued")
+        running = await tasks_listed(api, state="running")
+        queued = await tasks_listed(api, state="queued")
     queued.sort(key=lambda view: (view.pool_id, view.queue_position or 0, view.created_ms))
     if output.json_mode:
         output.emit({"items": [view.model_dump(mode="json") for view in running + queued]})
     elif not running and not queued:
         output.note("nothing runs, nothing waits")
     else:
-        output.show(_table(running + queued))
+        output.show(of_rows([_row(view) for view in running + queued]))
     return 0
 
 
-async def _in_state(api: Api, state: str) -> list[TaskView]:
-    """The newest `LISTED_MAX` tasks in `state`."""
-    found: list[TaskView] = []
-    params = {"state": state, "limit": str(PAGE)}
-    while len(found) < LISTED_MAX:
-        page = await api.get("/v1/tasks", TaskPage, params)
-        found.extend(page.items)
-        if page.next_cursor is None:
-            break
-        params["cursor"] = page.next_cursor
-    return found
+async def tasks_listed(api: Api, **params: str) -> list[TaskView]:
+    """The newest tasks for which `params` hold."""
+    return await listed(lambda query: api.get("/v1/tasks", TaskPage, query), **params)
 
 
-def _table(views: list[TaskView]) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for heading in ("TASK", "STATE", "POSITION", "PRIORITY", "POOL", "MODEL", "STARTS IN"):
-        table.add_column(heading, no_wrap=True, overflow="ignore")
-    for view in views:
-        position = "" if view.queue_position is None else str(view.queue_position)
-        starts = "" if view.predicted_start_ms is None else duration(view.predicted_start_ms)
-        table.add_row(
-            view.task_id,
-            view.state.value,
-            position,
-            view.priority.value,
-            view.pool_id,
-            printable(view.model or ""),
-            starts,
-        )
-    return table
+def _row(view: TaskView) -> dict[str, str]:
+    starts = view.predicted_start_ms
+    return {
+        "TASK": view.task_id,
+        "STATE": view.state.value,
+        "POSITION": "" if view.queue_position is None else str(view.queue_position),
+        "STARTS IN": "" if starts is None else about(starts),
+        "PRIORITY": view.priority.value,
+        "POOL": view.pool_id,
+        "MODEL": printable(view.model or ""),
+    }

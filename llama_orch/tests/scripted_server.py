@@ -41,7 +41,7 @@ class ScriptedServer:
                 self.body = self.rfile.read(length)
                 server.answers.get(key, not_found)(self)
 
-            do_GET = do_POST = handle_any  # noqa: N815
+            do_GET = do_POST = do_PUT = do_DELETE = handle_any  # noqa: N815
 
             def log_message(self, *args: Any) -> None:
                 pass
@@ -72,6 +72,11 @@ def answer(handler: BaseHTTPRequestHandler, status: int, value: Any, **headers: 
     handler.wfile.write(body)
 
 
+def no_content(handler: BaseHTTPRequestHandler) -> None:
+    handler.send_response(204)
+    handler.end_headers()
+
+
 def refusal(code: str, status: int, message: str = "no", **more: Any) -> Callable[..., None]:
     envelope = {"code": code, "message": message, "retriable": False, "correlation_id": "c"}
     return lambda handler: answer(handler, status, envelope | more)
@@ -94,7 +99,7 @@ def event(number: int | None, name: str, **data: Any) -> bytes:
     return head + f"event: {name}\ndata: {text}\n\n".encode()
 
 
-def end(number: int) -> bytes:
+def end(number: int, **more: Any) -> bytes:
     return event(
         number,
         "end",
@@ -104,7 +109,37 @@ def end(number: int) -> bytes:
         queue_ms=1,
         first_token_ms=2,
         decode_ms=10,
+        **more,
     )
+
+
+def task_view(task_id: str, **fields: Any) -> dict[str, Any]:
+    """A task as a daemon shows it: queued and next, but for `fields`."""
+    return {
+        "task_id": task_id,
+        "session_id": None,
+        "state": "queued",
+        "workload": "completion",
+        "model": "m",
+        "priority": "interactive",
+        "pool_id": "chat",
+        "queue_position": 0,
+        "predicted_start_ms": None,
+        "attempt": 0,
+        "placement": None,
+        "usage": None,
+        "finish_reason": None,
+        "text": None,
+        "error": None,
+        "seed": None,
+        "correlation_id": "c",
+        "metadata": {},
+        "created_ms": 1,
+        "started_ms": None,
+        "finished_ms": None,
+        "stream_url": f"/v1/tasks/{task_id}/stream",
+        **fields,
+    }
 
 
 def not_found(handler: BaseHTTPRequestHandler) -> None:

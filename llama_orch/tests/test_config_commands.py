@@ -57,6 +57,34 @@ def test_check_of_the_starter_finds_the_missing_model_and_nothing_else(run: Run)
     assert "pools[0].model.ref" in found["problems"][0]
 
 
+def test_what_the_starter_spells_out_of_queue_and_sessions_is_the_default(
+    run: Run, home: Path
+) -> None:
+    run("config", "init")
+    path = home / ".config/llama-orch/config.yaml"
+    written = read_config(path, {"HOME": str(home)})[0]
+    assert (written.queue, written.sessions) == (Config().queue, Config().sessions)
+    assert written.sessions.model_fields_set
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "shown"),
+    [
+        ("QUEUE__POLICY", "drop-lru", ("queue", "policy", "drop-lru")),
+        ("QUEUE__BATCH_MAX_WAIT_MS", "5", ("queue", "batch_max_wait_ms", 5)),
+        ("SESSIONS__MAX_TURNS", "3", ("sessions", "max_turns", 3)),
+        ("SESSIONS__BUDGET_COST", "0.5", ("sessions", "budget_cost", 0.5)),
+        ("STREAMS__METRICS_INTERVAL_MS", "50", ("streams", "metrics_interval_ms", 50)),
+    ],
+)
+def test_what_is_served_can_be_configured(
+    run: Run, key: str, value: str, shown: tuple[str, str, object]
+) -> None:
+    done = run("config", "show", "--json", **{f"LLORCH_{key}": value})
+    section, name, expected = shown
+    assert json.loads(done.stdout)[section][name] == expected
+
+
 def test_check_without_a_configuration_names_the_remedy(run: Run) -> None:
     done = run("config", "check")
     assert done.returncode == ExitCode.FAILED

@@ -1,41 +1,122 @@
-"""What a person reads."""
+"""How a task looks while it waits, runs and ends."""
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import pytest
 
-from llama_orch.display import figures
-from llama_orch.output import duration, printable
+from contracts.tasks import Admission
+from llama_orch.display import TextDisplay
+from llama_orch.event_stream import Event
+from llama_orch.output import Output, duration, number, printable
+from llama_orch.tests.test_figures import BUDGETS, END
 
-END = {
-    "finish_reason": "stop",
-    "tokens_in": 12,
-    "tokens_out": 101,
-    "queue_ms": 1500,
-    "first_token_ms": 80,
-    "decode_ms": 2000,
-}
+TASK = "3fa85f64-5717-4562-b3fc-2c963f66afa6"
+STARTED = {"replica_id": "chat/0", "engine_version": "b1", "attempt": 1}
 
 
-def test_the_rate_counts_the_gaps_between_tokens() -> None:
-    assert figures(dict(END)) == (
-        "101 tokens · 50.0 tokens/s · first token after 80 ms · queued 1.5 s"
-        " · prompt 12 tokens · stop"
+def admission(**fields: Any) -> Admission:
+    known = {
+        "task_id": TASK,
+        "state": "queued",
+        "queue_position": 3,
+        "predicted_start_ms": 4200,
+        "backoff_ms": 0,
+        "stream_url": "/",
+    }
+    return Admission.model_validate_json(json.dumps(known | fields))
+
+
+class Shown:
+    """A display without a terminal whose clock is moved by hand, one event a second."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.display = TextDisplay(Output(), clock=lambda: self.now)
+
+    def metrics(self, **data: Any) -> None:
+        self.now += 1
+        self.event("metrics", **data)
+
+    def event(self, name: str, **data: Any) -> None:
+        self.display.event(Event(1, name, data))
+
+
+def test_the_predicted_start_stands_beside_the_place(capsys: pytest.CaptureFixture[str]) -> None:
+    """LO-CMD-034."""
+    shown = Shown()
+    shown.display.admitted(admission())
+    assert capsys.readouterr().err == (
+        f"task {TASK}\nqueued, 3 tasks ahead, starts in about 4.2 s\n"
     )
 
 
-@pytest.mark.parametrize("missing", [{"tokens_out": 1}, {"decode_ms": None}, {"decode_ms": 0}])
-def test_no_rate_is_made_up(missing: dict[str, object]) -> None:
-    assert "tokens/s" not in figures(END | missing)
+def test_a_task_that_runs_is_not_said_to_wait(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = Shown()
+    shown.display.admitted(admission(state="running", queue_position=None, predicted_start_ms=None))
+    assert "queued" not in capsys.readouterr().err
 
 
-def test_a_strange_end_event_does_not_break_the_display() -> None:
-    assert figures({"tokens_out": "many", "decode_ms": []}).startswith("0 tokens")
+def test_without_a_terminal_a_countdown_is_not_a_line_a_second(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """LO-CMD-035."""
+    shown = Shown()
+    for second in range(60):
+        shown.metrics(queue_position=3, predicted_start_ms=1000 * (60 - second))
+    shown.metrics(queue_position=2, predicted_start_ms=500)
+    assert capsys.readouterr().err.split("\n")[:-1] == [
+        "queued, 3 tasks ahead, starts in about 1.0 min",
+        "queued, 2 tasks ahead, starts in less than a second",
+    ]
+
+
+def test_a_task_that_waits_again_is_said_to(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = Shown()
+    shown.metrics(queue_position=0)
+    shown.event("started", **STARTED)
+    shown.metrics(queue_position=0)
+    lines = capsys.readouterr().err.split("\n")[:-1]
+    assert [line.split(",")[0] for line in lines] == ["queued", "started on chat/0", "queued"]
+
+
+def test_the_newest_share_of_the_cache_and_the_budgets_end_the_figures(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """LO-CMD-037."""
+    shown = Shown()
+    shown.event("started", **STARTED)
+    shown.metrics(kv_warmth=0.1, on_time_probability=1.0)
+    shown.metrics(kv_warmth=0.75, on_time_probability=1.0)
+    shown.event("end", **END, budgets=BUDGETS)
+    last = capsys.readouterr().err.split("\n")[-2]
+    assert ", 75% in the cache · stop · session: 812 of 2,000 tokens left" in last
+
+
+@pytest.mark.parametrize("strange", [None, "0.5", [], True, float("nan"), float("inf"), 10**400])
+def test_figures_that_are_no_numbers_do_not_break_the_display(
+    strange: object, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = Shown()
+    shown.metrics(queue_position=strange, predicted_start_ms=strange, on_time_probability=strange)
+    shown.metrics(kv_warmth=strange)
+    shown.event("end", **END)
+    assert capsys.readouterr().err.startswith("queued, waiting for a slot\n101 tokens")
+    assert number(strange) is None
 
 
 @pytest.mark.parametrize(
     ("milliseconds", "words"),
-    [(None, "–"), (0, "0 ms"), (999, "999 ms"), (1000, "1.0 s"), (90_000, "1.5 min")],
+    [
+        (None, "–"),
+        (0, "0 ms"),
+        (999, "999 ms"),
+        (1000, "1.0 s"),
+        (90_000, "1.5 min"),
+        (5_400_000, "1.5 h"),
+    ],
 )
 def test_a_duration_is_said_in_its_unit(milliseconds: float | None, words: str) -> None:
     assert duration(milliseconds) == words

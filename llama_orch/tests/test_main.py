@@ -30,12 +30,17 @@ COMMANDS = {
     "status": ["--json", "--url", "--token-file"],
     "queue": ["--json", "--url", "--token-file"],
     "ps": ["--json", "--url", "--token-file"],
+    "sessions": ["show", "set", "end", "--json", "--url", "--token-file"],
+    "sessions show": ["--json", "--url", "--token-file"],
+    "sessions set": ["--budget-tokens", "--budget-time", "--budget-cost", "--ttl", "--max-turns"],
+    "sessions end": ["--json", "--url", "--token-file"],
     "config init": ["--force", "--json"],
     "config check": ["--config", "--json"],
     "config schema": ["--json"],
     "config show": ["--config", "--json"],
 }
 TASK = "3fa85f64-5717-4562-b3fc-2c963f66afa6"
+SESSION = "9b2d4c1e-0a3f-4d5b-8c7e-6f1a2b3c4d5e"
 ASKING = [
     ["submit", "hello"],
     ["stream", TASK],
@@ -44,6 +49,10 @@ ASKING = [
     ["status", TASK],
     ["queue"],
     ["ps"],
+    ["sessions"],
+    ["sessions", "show", SESSION],
+    ["sessions", "set", SESSION],
+    ["sessions", "end", SESSION],
 ]
 
 
@@ -91,6 +100,9 @@ def test_a_refusal_is_exit_4_and_carries_the_envelope(
     for key in (f"GET /v1/tasks/{TASK}", f"GET /v1/tasks/{TASK}/stream"):
         server.answers[key] = no
     server.answers[f"POST /v1/tasks/{TASK}/cancel"] = no
+    for method in ("GET", "PUT", "DELETE"):
+        server.answers[f"{method} /v1/sessions/{SESSION}"] = no
+    server.answers["GET /v1/sessions"] = no
     done = run(*command, "--url", server.url, "--json")
     assert done.returncode == ExitCode.REFUSED
     error = json.loads(done.stdout)["error"]
@@ -116,6 +128,21 @@ def test_a_refusal_is_exit_4_and_carries_the_envelope(
         ["submit", "x", "--task-id", "../../etc/passwd"],
         ["submit", "x", "--model", "a\nb"],
         ["submit", "x", "--wait", "-1"],
+        ["submit", "x", "--session", "mine"],
+        ["submit", "x", "--expect", "0"],
+        ["sessions", "list"],
+        ["sessions", "show", "../tasks"],
+        ["sessions", "show", "new"],
+        ["sessions", "end", "new"],
+        ["sessions", "set", "mine"],
+        ["sessions", "set", SESSION, "--budget-tokens", "0"],
+        ["sessions", "set", SESSION, "--budget-tokens", "1.5"],
+        ["sessions", "set", SESSION, "--budget-tokens", "-1"],
+        ["sessions", "set", SESSION, "--budget-time", "nan"],
+        ["sessions", "set", SESSION, "--budget-time", "0"],
+        ["sessions", "set", SESSION, "--budget-cost", "1e3000"],
+        ["sessions", "set", SESSION, "--ttl", "inf"],
+        ["sessions", "set", SESSION, "--max-turns", "0"],
         ["submit", "x", "--token-file", "/nonexistent"],
         ["submit", "x", "--url", "gopher://there"],
         ["submit", "x", "--url", "http://[::1"],

@@ -41,6 +41,15 @@ ADMISSION = {
     "backoff_ms": 0,
     "stream_url": f"/v1/tasks/{TASK}/stream",
 }
+SESSION = "9b2d4c1e-0a3f-4d5b-8c7e-6f1a2b3c4d5e"
+WAITS = {
+    "queue_depth": 2,
+    "queue_position": 1,
+    "predicted_start_ms": 4200,
+    "on_time_probability": 0.35,
+    "kv_warmth": 0.0,
+    "kv_migrated": False,
+}
 STARTED = {"replica_id": "chat/0", "engine_version": "b1", "attempt": 1}
 
 
@@ -119,6 +128,76 @@ def test_stdin_is_the_prompt_and_system_makes_it_a_chat(run: Run, server: Script
     assert bodies[0]["stop"] == ["a", "b"]
     assert bodies[0]["deadline_ms"] == 1500
     assert bodies[0]["max_tokens"] == 256
+
+
+def test_session_guess_and_cold_are_part_of_the_task(run: Run, server: ScriptedServer) -> None:
+    bodies: list[Any] = []
+
+    def keep(handler: Any) -> None:
+        bodies.append(json.loads(handler.body))
+        admit(handler)
+
+    server.answers[POST] = keep
+    asked = ("--session", SESSION.upper(), "--expect", "40", "--cold")
+    done = run(*SUBMIT, "hi", *asked, "--detach", "--json", "--url", server.url)
+    run(*SUBMIT, "hi", "--detach", "--url", server.url)
+    names = ("session_id", "expected_tokens", "kv_hint")
+    assert [bodies[0][name] for name in names] == [SESSION, 40, "cold"]
+    assert [name for name in names if name in bodies[1]] == []
+    assert json.loads(done.stdout) == ADMISSION  # the session is known to who named it
+
+
+@pytest.mark.parametrize("extra", [(), ("--json",), ("--detach",), ("--detach", "--json")], ids=str)
+def test_a_new_session_is_made_and_named(
+    run: Run, serving: ScriptedServer, extra: tuple[str, ...]
+) -> None:
+    """LO-CMD-038."""
+    made: list[str] = []
+
+    def keep(handler: Any) -> None:
+        made.append(json.loads(handler.body)["session_id"])
+        admit(handler)
+
+    serving.answers[POST] = keep
+    done = run(*SUBMIT, "hi", "--session", "new", *extra, "--url", serving.url)
+    assert done.returncode == ExitCode.OK
+    first = done.stdout.split("\n")[0]
+    if extra == ("--json",):
+        assert json.loads(first) == {"event": "session", "data": {"session_id": made[0]}}
+    elif extra == ("--detach", "--json"):
+        assert json.loads(done.stdout) == {**ADMISSION, "session_id": made[0]}
+    else:
+        assert f"session {made[0]}\n" in done.stderr
+        assert made[0] not in done.stdout
+
+
+def test_a_session_of_a_refused_task_is_not_named(run: Run, serving: ScriptedServer) -> None:
+    """LO-CMD-038."""
+    serving.answers[POST] = refusal("QUEUE_FULL", 429, "256 tasks wait")
+    done = run(*SUBMIT, "hi", "--session", "new", "--json", "--url", serving.url)
+    assert done.returncode == ExitCode.REFUSED
+    assert list(json.loads(done.stdout)) == ["error"]
+
+
+def test_the_wait_and_the_figures_say_what_the_server_knows(
+    run: Run, serving: ScriptedServer
+) -> None:
+    """LO-CMD-034, LO-CMD-036, LO-CMD-037."""
+    tokens = {"limit": 2000, "reserved": 0, "spent": 1188, "remaining": 812}
+    serving.answers[STREAM] = lambda handler: sse(
+        handler,
+        event(1, "metrics", **WAITS),
+        event(2, "started", **STARTED),
+        event(3, "metrics", queue_depth=0, on_time_probability=1.0, kv_warmth=0.75),
+        event(4, "token", t="a", i=0),
+        end(5, budgets={"tokens": tokens}),
+    )
+    done = run(*SUBMIT, "hi", "--url", serving.url)
+    wait = "1 task ahead, starts in about 4.2 s, 35% likely to meet its deadline"
+    assert wait in done.stderr
+    assert "prompt 3 tokens, 75% in the cache" in done.stderr
+    assert done.stderr.endswith("session: 812 of 2,000 tokens left\n")
+    assert done.stdout == "a\n"
 
 
 def test_a_full_queue_is_exit_4_and_says_when_to_try_again(
@@ -231,11 +310,11 @@ def test_a_second_ctrl_c_leaves_at_once(home: Path, serving: ScriptedServer) -> 
     assert "Traceback" not in err
 
 
-def test_on_a_terminal_tokens_are_live_and_harmless(home: Path, serving: ScriptedServer) -> None:
-    """LO-CMD-014, LO-CMD-030."""
+def on_a_terminal(home: Path, *arguments: str) -> tuple[int, str]:
+    """Run the command on a terminal; its exit code, and what was written there."""
     terminal, side = os.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "llama_orch", *SUBMIT, "hi", "--url", serving.url],
+        [sys.executable, "-m", "llama_orch", *arguments],
         stdin=side,
         stdout=side,
         stderr=side,
@@ -246,11 +325,27 @@ def test_on_a_terminal_tokens_are_live_and_harmless(home: Path, serving: Scripte
     while chunk := _read(terminal):
         shown += chunk
     os.close(terminal)
-    assert process.wait(30) == ExitCode.OK
-    text = shown.decode()
+    return process.wait(30), shown.decode()
+
+
+def test_on_a_terminal_tokens_are_live_and_harmless(home: Path, serving: ScriptedServer) -> None:
+    """LO-CMD-014, LO-CMD-030."""
+    code, text = on_a_terminal(home, *SUBMIT, "hi", "--url", serving.url)
+    assert code == ExitCode.OK
     assert "a\N{REPLACEMENT CHARACTER}[31m" in text
     assert "started on chat/0, b1, reading the prompt" in text
     assert "\x1b[3" not in text  # NO_COLOR
+
+
+def test_on_a_terminal_the_wait_is_drawn_anew(home: Path, serving: ScriptedServer) -> None:
+    """LO-CMD-034."""
+    canceled = event(3, "error", code="CANCELED", message="gone", retriable=False)
+    later = event(2, "metrics", **WAITS | {"predicted_start_ms": 4100})
+    serving.answers[STREAM] = lambda handler: sse(
+        handler, event(1, "metrics", **WAITS), later, canceled
+    )
+    _, text = on_a_terminal(home, *SUBMIT, "hi", "--url", serving.url)
+    assert "1 task ahead, starts in about 4.1 s" in text
 
 
 def _read(terminal: int) -> bytes:
