@@ -7,15 +7,15 @@ import re
 from ci.sources import ROOT
 from contracts.metrics import LABEL_VALUES, METRICS
 
-_ROW = re.compile(r"\| `([a-z_]+)` \| (\w+) \| ([^|]*) \| (\w+) \| (.+) \|")
-_VALUES = re.compile(r"\| `([a-z_]+)` \| ((?:`[a-z_]+`(?:, )?)+) \|")
+_ROW = re.compile(r"\| `([a-z_-]+)` \| (\w+) \| ([^|]*) \| (\w+) \| (.+) \|")
+_VALUES = re.compile(r"\| `([a-z_-]+)` \| ((?:`[a-z_-]+`(?:, )?)+) \|")
 TEXT = (ROOT / ".specs" / "metrics.md").read_text("utf-8")
 
 
 def test_the_spec_lists_the_metrics_that_are_served() -> None:
     """LO-MET-001: names, types, labels, daemons and meanings."""
     written = {
-        (row[1], row[2], tuple(re.findall(r"`([a-z_]+)`", row[3])), row[4], row[5])
+        (row[1], row[2], tuple(re.findall(r"`([a-z_-]+)`", row[3])), row[4], row[5])
         for row in map(_ROW.fullmatch, TEXT.split("\n"))
         if row
     }
@@ -27,7 +27,7 @@ def test_the_spec_lists_the_metrics_that_are_served() -> None:
 def test_the_spec_lists_the_closed_label_values() -> None:
     """LO-MET-004"""
     written = {
-        row[1]: tuple(re.findall(r"`([a-z_]+)`", row[2]))
+        row[1]: tuple(re.findall(r"`([a-z_-]+)`", row[2]))
         for row in map(_VALUES.fullmatch, TEXT.split("\n"))
         if row
     }

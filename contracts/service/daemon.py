@@ -34,6 +34,7 @@ from starlette.types import ASGIApp
 from contracts.config import Listen
 from contracts.service.config_source import ConfigError
 from contracts.service.drain import Drain
+from contracts.service.failpoints import Failpoints
 from contracts.service.logs import configure_logs
 from contracts.service.run_files import AlreadyRunning, RunFile, daemon_lock
 from contracts.service.serve import PortBusy, listen, serve, tls_context
@@ -89,6 +90,7 @@ def run_daemon(
     os.umask(0o077)  # the database, logs and records are nobody else's to read
     try:
         settings = load_settings(arguments.config, test_mode=arguments.test_mode)
+        Failpoints.parsed(name, settings.failpoints)  # refused before anything is opened
         configure_logs(settings.config.observability.log_level, name)
         _raise_open_files(settings)
         tls = tls_context(settings.config.auth.tls)

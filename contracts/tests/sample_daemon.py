@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -21,8 +22,8 @@ from contracts.service.settings import Settings
 
 @asynccontextmanager
 async def open_service(settings: Settings, drain: Drain) -> AsyncIterator[Service]:
-    """Faults are chosen by LLORCH_FAILPOINTS: damaged, crash, stuck, hang, thread."""
-    fault = settings.failpoints
+    """Faults are chosen by SAMPLE_FAULT: damaged, stuck, hang, thread."""
+    fault = os.environ.get("SAMPLE_FAULT")
     if fault == "damaged":
         raise StateDamaged("state.sqlite is damaged;\nrestore the backup beside it")
     (settings.state_dir / "state.sqlite").touch()

@@ -215,7 +215,7 @@ def test_a_bad_config_exits_78_with_one_line(
 
 def test_damaged_state_exits_70_in_one_line(start: Start) -> None:
     """LO-SYS-020."""
-    code, line = start("", "--test-mode", LLORCH_FAILPOINTS="damaged").said()
+    code, line = start("", SAMPLE_FAULT="damaged").said()
     assert code == 70
     assert line == "orchestratord: state.sqlite is damaged; restore the backup beside it"
 
@@ -232,7 +232,7 @@ def test_a_crash_in_the_background_ends_the_process_with_1(start: Start) -> None
 @pytest.mark.parametrize("fault", ["stuck", "hang"])
 def test_a_stop_that_hangs_is_cut_at_its_deadline(start: Start, fault: str) -> None:
     """LO-SYS-025."""
-    process = start(PORT_ZERO + "timeouts: {drain_ms: 0}", "--test-mode", LLORCH_FAILPOINTS=fault)
+    process = start(PORT_ZERO + "timeouts: {drain_ms: 0}", SAMPLE_FAULT=fault)
     stream = get(process.port(), "/events")
     while b"first" not in stream.recv(65536):
         pass
@@ -247,7 +247,7 @@ def test_a_stop_that_hangs_is_cut_at_its_deadline(start: Start, fault: str) -> N
 
 def test_a_thread_that_hangs_cannot_hold_up_the_exit(start: Start) -> None:
     text = PORT_ZERO + "timeouts: {drain_ms: 0, stop_grace_ms: 0}"
-    process = start(text, "--test-mode", LLORCH_FAILPOINTS="thread")
+    process = start(text, SAMPLE_FAULT="thread")
     process.port()
     process.child.terminate()
     code, line = process.said()
