@@ -7,10 +7,15 @@ race was lost, and the method says so instead of guessing.
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from contracts.tasks import Priority, TaskRequest, TaskState
+from orchestratord.domain.budgets import NOTHING, Amounts
+from orchestratord.errors import StorageBusy
+from orchestratord.stores import sessions
 from orchestratord.stores.database import Database
+from orchestratord.stores.sessions import NO_SESSION, SessionHold, Settlement
 
 _PAGE_MAX = 500
 _DELETE_GROUP = 500
@@ -28,6 +33,11 @@ class NewTask:
     pool_id: str
     seed: int
     created_ms: int
+    prompt_tokens: int = 1
+    """As it was counted or guessed at admission."""
+    predicted_start_ms: int | None = None
+    hold: Amounts = NOTHING
+    """Of the budgets of its session."""
 
     @property
     def deadline_ms(self) -> int | None:
@@ -60,10 +70,13 @@ class Outcome:
     text: str
     tokens_out: int
     tokens_in: int | None = None
+    cached_tokens: int | None = None
     finish_reason: str | None = None
     queue_ms: int | None = None
     first_token_ms: int | None = None
     decode_ms: int | None = None
+    run_ms: int | None = None
+    """Start to end: what a time budget is charged; not written."""
     error_code: str | None = None
     error_message: str | None = None
 
@@ -78,8 +91,13 @@ class TaskStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def insert(self, task: NewTask) -> None:
-        """Accept a task; on disk when this returns."""
+    async def insert(self, task: NewTask, session: SessionHold | None = None) -> None:
+        """Accept a task, and hold what it may use of its session; on disk when this returns.
+
+        Raises:
+            StorageBusy: also where the session's row is behind what memory knows,
+                since a settlement is still waiting for the disk.
+        """
         values = (
             task.task_id,
             task.sequence,
@@ -91,8 +109,23 @@ class TaskStore:
             task.seed,
             task.created_ms,
             task.deadline_ms,
+            task.request.session_id,
+            *task.hold,
+            task.prompt_tokens,
+            task.predicted_start_ms,
         )
-        await self._database.write(lambda connection: connection.execute(_INSERT, values))
+
+        def write(connection: sqlite3.Connection) -> None:
+            if session is not None:
+                sessions.hold(connection, session)
+            connection.execute(_INSERT, values)
+
+        try:
+            await self._database.write(write)
+        except sqlite3.IntegrityError as error:
+            if session is None:
+                raise
+            raise StorageBusy from error
 
     async def start(self, attempt: StartedAttempt) -> None:
         """queued -> running; raises `LostRace`."""
@@ -119,12 +152,20 @@ class TaskStore:
         """
         await self._change(_READABLE, (attempt, reserved_event_id, task_id, attempt))
 
-    async def requeue(self, task_id: str, attempt: int, last_event_id: int) -> None:
+    async def requeue(
+        self, task_id: str, attempt: int, last_event_id: int, resets: int = 0
+    ) -> None:
         """running -> queued for an attempt nobody read a token of; raises `LostRace`."""
-        await self._change(_REQUEUE, (last_event_id, task_id, attempt))
+        await self._change(_REQUEUE, (last_event_id, resets, task_id, attempt))
 
-    async def finish(self, task_id: str, outcome: Outcome) -> None:
-        """Write the end of a task; raises `LostRace` when it has ended already."""
+    async def interrupted(self, task_id: str, attempt: int) -> None:
+        """running -> queued for an attempt that this daemon's death cut; raises `LostRace`."""
+        await self._change(_INTERRUPTED, (task_id, attempt))
+
+    async def finish(
+        self, task_id: str, outcome: Outcome, settlement: Settlement = NO_SESSION
+    ) -> None:
+        """Write the end of a task and settle it; raises `LostRace` when it has ended already."""
         values = (
             outcome.state.value,
             outcome.finished_ms,
@@ -132,6 +173,7 @@ class TaskStore:
             outcome.text,
             outcome.tokens_out,
             outcome.tokens_in,
+            outcome.cached_tokens,
             outcome.finish_reason,
             outcome.queue_ms,
             outcome.first_token_ms,
@@ -140,7 +182,33 @@ class TaskStore:
             outcome.error_message,
             task_id,
         )
-        await self._change(_FINISH, values)
+
+        def write(connection: sqlite3.Connection) -> None:
+            _guarded(connection, _FINISH, values)
+            sessions.settle(connection, task_id, settlement)
+
+        await self._database.write(write, essential=True)
+
+    async def extend_time(self, task_id: str, session_id: str, more_ms: int) -> None:
+        """Hold more of its session's time budget for a task that runs."""
+        await self._database.write(
+            lambda connection: sessions.extend_time(connection, session_id, task_id, more_ms),
+            essential=True,
+        )
+
+    async def reserve_event_ids(self, through: Mapping[str, int]) -> None:
+        """Say which id no event of each task has passed yet, so that ids rise after a crash."""
+        rows = [(event_id, task_id) for task_id, event_id in through.items()]
+        await self._database.write(
+            lambda connection: connection.executemany(_RESERVE, rows), essential=True
+        )
+
+    async def settle_event_ids(self, last: Mapping[str, int]) -> None:
+        """Say which event of each waiting task was the last, so that a clean stop leaves no gap."""
+        rows = [(event_id, task_id) for task_id, event_id in last.items()]
+        await self._database.write(
+            lambda connection: connection.executemany(_LAST_EVENT, rows), essential=True
+        )
 
     async def get(self, task_id: str) -> sqlite3.Row | None:
         """The row of one task."""
@@ -157,16 +225,22 @@ class TaskStore:
         )
 
     async def page(
-        self, state: TaskState | None, before_sequence: int | None, limit: int
+        self,
+        state: TaskState | None,
+        before_sequence: int | None,
+        limit: int,
+        session_id: str | None = None,
     ) -> list[sqlite3.Row]:
         """At most `limit` tasks, newest first, accepted before `before_sequence`."""
         values = {
             "state": state.value if state else None,
+            "session": session_id,
             "before": before_sequence,
             "limit": min(limit, _PAGE_MAX),
         }
+        query = _PAGE if session_id is None else _PAGE_OF_SESSION
         return await self._database.read(
-            lambda connection: connection.execute(_PAGE, values).fetchall()
+            lambda connection: connection.execute(query, values).fetchall()
         )
 
     async def last_sequence(self) -> int:
@@ -181,15 +255,19 @@ class TaskStore:
         deleted = _DELETE_GROUP
         while deleted == _DELETE_GROUP:
             deleted = await self._database.write(
-                lambda connection: connection.execute(_DELETE, (before_ms, _DELETE_GROUP)).rowcount
+                lambda connection: connection.execute(_DELETE, (before_ms, _DELETE_GROUP)).rowcount,
+                essential=True,
             )
 
     async def _change(self, statement: str, values: tuple[object, ...]) -> None:
-        def change(connection: sqlite3.Connection) -> None:
-            if connection.execute(statement, values).rowcount != 1:
-                raise LostRace
+        await self._database.write(
+            lambda connection: _guarded(connection, statement, values), essential=True
+        )
 
-        await self._database.write(change)
+
+def _guarded(connection: sqlite3.Connection, statement: str, values: tuple[object, ...]) -> None:
+    if connection.execute(statement, values).rowcount != 1:
+        raise LostRace
 
 
 def priority_of(row: sqlite3.Row) -> Priority:
@@ -199,8 +277,9 @@ def priority_of(row: sqlite3.Row) -> Priority:
 
 _INSERT = """
 INSERT INTO tasks (task_id, sequence, body_sha256, request, correlation_id, pool_id,
-                   priority, seed, created_ms, deadline_ms)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+                   priority, seed, created_ms, deadline_ms, session_id, held_tokens,
+                   held_time_ms, held_cost, prompt_tokens, predicted_start_ms)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 _START = """
 UPDATE tasks
@@ -209,31 +288,41 @@ SET state = 'running', attempt = ?, replica_id = ?, engine = ?, engine_version =
 WHERE task_id = ? AND state = 'queued' AND attempt < ?
 """
 _READABLE = """
-UPDATE tasks SET readable = ?, last_event_id = ?
+UPDATE tasks SET readable = ?, last_event_id = max(last_event_id, ?)
 WHERE task_id = ? AND state = 'running' AND attempt = ?
 """
 _REQUEUE = """
-UPDATE tasks SET state = 'queued', last_event_id = ?
+UPDATE tasks SET state = 'queued', last_event_id = ?, resets = ?
 WHERE task_id = ? AND state = 'running' AND attempt = ? AND readable = 0
 """
+_INTERRUPTED = """
+UPDATE tasks SET state = 'queued', interruptions = interruptions + 1
+WHERE task_id = ? AND state = 'running' AND attempt = ? AND readable = 0
+"""
+_LAST_EVENT = "UPDATE tasks SET last_event_id = ? WHERE task_id = ? AND state = 'queued'"
 _FINISH = """
 UPDATE tasks
 SET state = ?, finished_ms = ?, last_event_id = ?, text = ?, tokens_out = ?, tokens_in = ?,
-    finish_reason = ?, queue_ms = ?, first_token_ms = ?, decode_ms = ?,
+    cached_tokens = ?, finish_reason = ?, queue_ms = ?, first_token_ms = ?, decode_ms = ?,
     error_code = ?, error_message = ?
 WHERE task_id = ? AND finished_ms IS NULL
 """
+_RESERVE = """
+UPDATE tasks SET last_event_id = max(last_event_id, ?) WHERE task_id = ? AND finished_ms IS NULL
+"""
 _UNFINISHED = "SELECT * FROM tasks WHERE state IN ('queued', 'running') ORDER BY sequence"
 # A page leaves out what is large: prompts and answers.
-_PAGE = """
+_SHOWN = """
 SELECT task_id, sequence, correlation_id, pool_id, priority, state, seed, created_ms, attempt,
     replica_id, engine, engine_version, model_digest, started_ms, finished_ms, finish_reason,
     tokens_in, tokens_out, queue_ms, first_token_ms, decode_ms, error_code, error_message,
     json_remove(request, '$.prompt', '$.messages', '$.inputs') AS request, NULL AS text
 FROM tasks
 WHERE (:state IS NULL OR state = :state) AND (:before IS NULL OR sequence < :before)
-ORDER BY sequence DESC LIMIT :limit
 """
+_NEWEST_FIRST = " ORDER BY sequence DESC LIMIT :limit"
+_PAGE = _SHOWN + _NEWEST_FIRST
+_PAGE_OF_SESSION = _SHOWN + " AND session_id = :session" + _NEWEST_FIRST
 _DELETE = """
 DELETE FROM tasks WHERE task_id IN (
     SELECT task_id FROM tasks WHERE finished_ms < ? ORDER BY finished_ms LIMIT ?

@@ -1,4 +1,7 @@
-"""A child for the test of `kill -9`: inserts for ever, and says which inserts returned."""
+"""A child to be killed: inserts for ever, and says which inserts returned.
+
+python -m orchestratord.tests.stores.acknowledging_writer DATABASE [FAILPOINTS]
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ from pathlib import Path
 
 import anyio
 
+from contracts.service.failpoints import Failpoints
+from contracts.service.logs import configure_logs
 from orchestratord.stores.database import open_database
 from orchestratord.stores.tasks import TaskStore
 from orchestratord.tests.stores.rows import id_of, new_task
@@ -14,8 +19,8 @@ from orchestratord.tests.stores.rows import id_of, new_task
 WRITERS = 8
 
 
-async def main(path: Path) -> None:
-    async with open_database(path) as database, anyio.create_task_group() as group:
+async def main(path: Path, failpoints: Failpoints) -> None:
+    async with open_database(path, failpoints) as database, anyio.create_task_group() as group:
         for writer in range(WRITERS):
             group.start_soon(insert_for_ever, TaskStore(database), writer)
 
@@ -30,4 +35,6 @@ async def insert_for_ever(store: TaskStore, writer: int) -> None:
 
 
 if __name__ == "__main__":
-    anyio.run(main, Path(sys.argv[1]))
+    configure_logs("info", "orchestratord")
+    spec = sys.argv[2] if len(sys.argv) > 2 else None
+    anyio.run(main, Path(sys.argv[1]), Failpoints.parsed("orchestratord", spec))

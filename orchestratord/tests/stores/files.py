@@ -19,3 +19,8 @@ def count(path: Path) -> int:
     with foreign(path) as connection:
         found: int = connection.execute("SELECT count(*) FROM tasks").fetchone()[0]
         return found
+
+
+def allocated(path: Path) -> int:
+    """Bytes of the blocks a file really has."""
+    return path.stat().st_blocks * 512

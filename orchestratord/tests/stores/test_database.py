@@ -1,4 +1,4 @@
-"""Commits that are shared, and files that are not what they should be."""
+"""Commits that are shared, locks of others, and kills."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from pathlib import Path
 import anyio
 import pytest
 
-from orchestratord.errors import StorageBusy, StorageFull
+from orchestratord.errors import StorageBusy
 from orchestratord.stores import database as database_module
 from orchestratord.stores.database import Database, open_database
+from orchestratord.stores.group_commit import Write
 from orchestratord.stores.tasks import TaskStore
 from orchestratord.tests.stores.files import count, foreign
+from orchestratord.tests.stores.notes import note, notes_in, with_notes
 from orchestratord.tests.stores.rows import id_of, new_task
 
 pytestmark = pytest.mark.anyio
@@ -67,6 +69,55 @@ async def test_a_write_that_fails_is_undone_alone(database: Database, path: Path
     assert failures == ["UNIQUE constraint failed: tasks.sequence"]
     assert count(path) == 7
     assert statements.count("COMMIT") == 1
+
+
+async def test_writes_of_one_group_that_fail_are_each_told_their_own_reason(
+    database: Database, path: Path
+) -> None:
+    told: dict[int, str] = {}
+
+    async def insert(number: int) -> None:
+        def write(connection: sqlite3.Connection) -> None:
+            note(number)(connection)
+            if number % 3 == 0:
+                raise KeyError(f"not {number}")
+
+        try:
+            await database.write(write)
+        except KeyError as error:
+            told[number] = str(error)
+
+    await with_notes(database)
+    async with anyio.create_task_group() as group:
+        for number in range(1, 10):
+            group.start_soon(insert, number)
+    assert told == {number: f"'not {number}'" for number in (3, 6, 9)}
+    assert notes_in(path) == {1, 2, 4, 5, 7, 8}
+
+
+async def test_a_write_that_ends_the_transaction_of_its_group_fails_alone(
+    database: Database, path: Path
+) -> None:
+    refused: list[int] = []
+
+    def breaking(connection: sqlite3.Connection) -> None:
+        note(2)(connection)
+        connection.execute("ROLLBACK")
+        raise KeyError("broken")
+
+    async def write(write: Write[object], number: int) -> None:
+        try:
+            await database.write(write)
+        except KeyError:
+            refused.append(number)
+
+    await with_notes(database)
+    async with anyio.create_task_group() as group:
+        group.start_soon(write, note(1), 1)
+        group.start_soon(write, breaking, 2)
+        group.start_soon(write, note(3), 3)
+    assert refused == [2]
+    assert notes_in(path) == {1, 3}
 
 
 async def test_what_a_failing_write_did_before_is_undone_too(
@@ -159,18 +210,39 @@ async def test_writes_beyond_the_bound_are_refused_at_once(
         await database.write(lambda _: None)
 
 
-async def test_a_full_disk_refuses_and_goes_on_when_there_is_room(
-    database: Database, store: TaskStore, path: Path
+@pytest.mark.slow
+async def test_a_lock_of_another_process_is_told_in_time_and_stops_nothing_else(
+    store: TaskStore, path: Path
 ) -> None:
-    """LO-ORC-098."""
-    pages = await database.read(lambda c: c.execute("PRAGMA page_count").fetchone()[0])
-    await database._writer.call(lambda c: c.execute(f"PRAGMA max_page_count = {pages}"))
-    with pytest.raises(StorageFull):
-        await store.insert(new_task(1, prompt="x" * 100_000))
+    """LO-ORC-099, LO-SYS-051."""
+    slowest: list[float] = []
+
+    async def refused(number: int) -> None:
+        await anyio.sleep(number * 0.4)
+        began = anyio.current_time()
+        with pytest.raises(StorageBusy):
+            await store.insert(new_task(number))
+        slowest.append(anyio.current_time() - began)
+
+    async def watch_loop(gaps: list[float]) -> None:
+        while True:
+            began = anyio.current_time()
+            await anyio.sleep(0.01)
+            gaps.append(anyio.current_time() - began)
+
+    gaps: list[float] = []
+    with foreign(path) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        async with anyio.create_task_group() as watcher:
+            watcher.start_soon(watch_loop, gaps)
+            async with anyio.create_task_group() as group:
+                for number in range(8):
+                    group.start_soon(refused, number)
+            assert await store.get(id_of(1)) is None
+            watcher.cancel_scope.cancel()
+    assert max(slowest) < 5
+    assert max(gaps) < 0.25
     assert count(path) == 0
-    await database._writer.call(lambda c: c.execute("PRAGMA max_page_count = 1000000"))
-    await store.insert(new_task(1, prompt="x" * 100_000))
-    assert count(path) == 1
 
 
 async def test_every_commit_waits_for_the_disk(database: Database) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from contracts.service.daemon import StateDamaged
-from orchestratord.stores import database as database_module
+from orchestratord.stores import database_file
 from orchestratord.stores.database import open_database
 from orchestratord.stores.tasks import TaskStore
 from orchestratord.tests.stores.files import count, foreign
@@ -83,40 +83,43 @@ async def test_an_empty_file_is_a_new_database(path: Path) -> None:
     assert count(path) == 1
 
 
-def second_step(path: Path, monkeypatch: pytest.MonkeyPatch, sql: str) -> None:
-    """Let this version know one migration more."""
+def further_step(path: Path, monkeypatch: pytest.MonkeyPatch, sql: str) -> int:
+    """Let this version know one migration more; the version there was before."""
     steps = path.with_name("migrations")
     steps.mkdir()
-    for step in database_module._MIGRATIONS.glob("*.sql"):
+    known = list(database_file._MIGRATIONS.glob("*.sql"))
+    for step in known:
         (steps / step.name).write_text(step.read_text())
     (steps / "9999_more.sql").write_text(sql)
-    monkeypatch.setattr(database_module, "_MIGRATIONS", steps)
+    monkeypatch.setattr(database_file, "_MIGRATIONS", steps)
+    return len(known)
 
 
 async def test_a_migration_keeps_the_rows_and_a_copy_of_what_was(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await made(path, tasks=3)
-    second_step(path, monkeypatch, "ALTER TABLE tasks ADD COLUMN note TEXT;")
+    before = further_step(path, monkeypatch, "ALTER TABLE tasks ADD COLUMN note TEXT;")
     async with open_database(path) as database:
         assert await TaskStore(database).last_sequence() == 3
         row = await TaskStore(database).get(id_of(1))
         assert row is not None
         assert row["note"] is None
     with foreign(path) as connection:
-        assert connection.execute("PRAGMA user_version").fetchone() == (2,)
-    assert count(path.with_name(f"{path.name}.v1")) == 3
+        assert connection.execute("PRAGMA user_version").fetchone() == (before + 1,)
+    assert count(path.with_name(f"{path.name}.v{before}")) == 3
 
 
 async def test_a_migration_that_fails_changes_nothing(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await made(path, tasks=3)
-    second_step(path, monkeypatch, "ALTER TABLE tasks ADD COLUMN note TEXT; SELECT no_such;")
+    sql = "ALTER TABLE tasks ADD COLUMN note TEXT; SELECT no_such;"
+    before = further_step(path, monkeypatch, sql)
     with pytest.raises(StateDamaged, match="no such column"):
         async with open_database(path):
             pass
     with foreign(path) as connection:
-        assert connection.execute("PRAGMA user_version").fetchone() == (1,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (before,)
         columns = [row[1] for row in connection.execute("PRAGMA table_info(tasks)")]
     assert "note" not in columns
