@@ -22,6 +22,15 @@ class LimitsView(Contract):
     streams: int = Field(ge=0, description="Event streams open at once.")
     json_depth: int = Field(ge=0, description="Nesting of a JSON body.")
     queue_capacity: int = Field(ge=0, description="Tasks waiting per pool.")
+    queue_policy: Literal["reject", "drop-lru"] = Field(
+        description="What a full queue does to a new task."
+    )
+    batch_max_wait_ms: int = Field(
+        ge=0, description="A batch task that waited so long goes before interactive ones, ms."
+    )
+    sessions: int = Field(ge=0, description="Sessions open at once.")
+    session_ttl_ms: int = Field(ge=0, description="Idle time to a session's end, ms.")
+    session_max_turns: int = Field(ge=0, description="Tasks a session may run, unless told.")
     stream_retention_ms: int = Field(ge=0, description="A finished task can be read so long, ms.")
 
 

@@ -3,7 +3,10 @@
 Refusal (contracts)
   |- TaskUnknown, TaskConflict, LogGone, ResumeInvalid      about one task
   |- ModelUnknown, ContextExceeded, NotServed               about what it asks
-  |- QueueFull, PoolUnready, PoolUnavailable, PoolDraining  about the pool
+  |- DeadlineUnmet, QueueFull                               about the queue
+  |- PoolUnready, PoolUnavailable, PoolDraining             about the pool
+  |- SessionUnknown, SessionsFull, SessionTurnsExhausted, BudgetExhausted
+  |                                                         about its session
   `- StorageBusy, StorageFull, ShuttingDown                 about this daemon
 """
 
@@ -13,6 +16,7 @@ from contracts.errors import ErrorCode, Refusal
 
 POOL_RETRY_MS = 1_000
 QUEUE_RETRY_MS = 1_000
+SESSIONS_RETRY_MS = 5_000
 STORAGE_RETRY_MS = 500
 
 
@@ -88,16 +92,76 @@ class NotServed(Refusal):
         )
 
 
-class QueueFull(Refusal):
-    """The pool's queue holds as many tasks as it may."""
+class DeadlineUnmet(Refusal):
+    """The task would be late however well things went."""
 
-    def __init__(self, pool_id: str, capacity: int) -> None:
+    def __init__(self, pool_id: str, deadline_ms: int, predicted_ms: int) -> None:
+        super().__init__(
+            ErrorCode.DEADLINE_UNMET,
+            f"pool {pool_id} would need about {predicted_ms} ms and deadline_ms is {deadline_ms};"
+            " allow more time, lower max_tokens, or come back when the queue is shorter",
+            pool_id=pool_id,
+            details={"predicted_ms": predicted_ms, "deadline_ms": deadline_ms},
+        )
+
+
+class QueueFull(Refusal):
+    """The pool's queue holds as many tasks as it may; `room_in_ms` is None where not known."""
+
+    def __init__(self, pool_id: str, capacity: int, policy: str, room_in_ms: int | None) -> None:
         super().__init__(
             ErrorCode.QUEUE_FULL,
             f"the queue of pool {pool_id} is full ({capacity} tasks)",
             pool_id=pool_id,
-            retry_after_ms=QUEUE_RETRY_MS,
-            policy_label="reject",
+            retry_after_ms=QUEUE_RETRY_MS if room_in_ms is None else room_in_ms,
+            policy_label=policy,
+        )
+
+
+class SessionUnknown(Refusal):
+    """There is no such session, or it has ended."""
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__(ErrorCode.NOT_FOUND, f"no session {session_id}; it may have ended")
+
+
+class SessionsFull(Refusal):
+    """As many sessions live as may."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(
+            ErrorCode.ADMISSION_REJECT,
+            f"{most} sessions are open, which is the most; delete some, or let them end",
+            retry_after_ms=SESSIONS_RETRY_MS,
+            policy_label="sessions",
+        )
+
+
+class SessionTurnsExhausted(Refusal):
+    """The session has run as many tasks as it may."""
+
+    def __init__(self, session_id: str, max_turns: int) -> None:
+        super().__init__(
+            ErrorCode.SESSION_TURNS_EXHAUSTED,
+            f"session {session_id} has had its {max_turns} turns; begin a new session, or raise"
+            f" max_turns with PUT /v1/sessions/{session_id}",
+            details={"max_turns": max_turns},
+        )
+
+
+class BudgetExhausted(Refusal):
+    """A budget of the session cannot bear the task; `cost` is counted in billionths."""
+
+    def __init__(self, session_id: str, budget: str, wanted: int, remaining: int) -> None:
+        is_cost = budget == "cost"
+        wants = wanted / 1e9 if is_cost else wanted
+        left = remaining / 1e9 if is_cost else remaining
+        super().__init__(
+            ErrorCode.BUDGET_EXHAUSTED,
+            f"the task may need {wants} of budget `{budget}` and session {session_id} has"
+            f" {left} left; lower max_tokens, or raise the budget with PUT"
+            f" /v1/sessions/{session_id}",
+            details={"budget": budget, "wanted": wants, "remaining": left},
         )
 
 

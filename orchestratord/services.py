@@ -9,29 +9,39 @@ from functools import partial
 import anyio
 from anyio.abc import TaskGroup
 
+from contracts.config import Config
 from contracts.service.app import build_app
 from contracts.service.daemon import Service
 from contracts.service.drain import Drain
+from contracts.service.failpoints import Failpoints
 from contracts.service.prometheus import MetricsRegistry
 from contracts.service.settings import Settings
 from orchestratord.app import RouteGroups
 from orchestratord.clients.pools import PoolsClient, new_session
-from orchestratord.clock import SystemClock
+from orchestratord.clock import Clock, SystemClock
 from orchestratord.domain.admission import PoolSpec
-from orchestratord.domain.scheduler import Scheduler
+from orchestratord.domain.budgets import BILLION, Limits, Price
+from orchestratord.domain.scheduler import QueueRules, Scheduler
+from orchestratord.domain.sessions import SessionTable, SessionTerms
 from orchestratord.http.observability import ObservabilityRoutes
 from orchestratord.http.pools import PoolRoutes
+from orchestratord.http.sessions import SessionRoutes
 from orchestratord.http.tasks import TaskRoutes
+from orchestratord.runtime.admissions import Admissions
 from orchestratord.runtime.attempt import AttemptTools
 from orchestratord.runtime.dispatcher import Dispatcher
 from orchestratord.runtime.housekeeping import Housekeeping
 from orchestratord.runtime.log_shelf import LogShelf
+from orchestratord.runtime.metrics_feed import MetricsFeed
 from orchestratord.runtime.pool_view import PoolsView
+from orchestratord.runtime.prompt_counter import PromptCounter
 from orchestratord.runtime.recovery import Recovery
+from orchestratord.runtime.sessions import Sessions
 from orchestratord.runtime.shutdown import shut_down
 from orchestratord.runtime.task_history import TaskHistory
 from orchestratord.runtime.task_metrics import TaskMetrics
 from orchestratord.stores.database import Database, open_database
+from orchestratord.stores.sessions import SessionStore
 from orchestratord.stores.tasks import TaskStore
 from worker_adapters.registry import ENGINES
 from worker_adapters.transport import EngineTransport
@@ -42,14 +52,15 @@ DATABASE_NAME = "orchestratord.sqlite"
 @asynccontextmanager
 async def open_service(settings: Settings, drain: Drain) -> AsyncIterator[Service]:
     """Recover, then serve; leaving the block stops every background task."""
+    failpoints = Failpoints.parsed("orchestratord", settings.failpoints)
     async with (
-        open_database(settings.state_dir / DATABASE_NAME) as database,
+        open_database(settings.state_dir / DATABASE_NAME, failpoints) as database,
         new_session() as session,
         EngineTransport() as transport,
         anyio.create_task_group() as group,
     ):
         client = PoolsClient(settings.state_dir, settings.token, session)
-        yield await _open(settings, drain, database, client, transport, group)
+        yield await _open(settings, drain, database, client, transport, group, failpoints)
         group.cancel_scope.cancel()
 
 
@@ -60,44 +71,78 @@ async def _open(
     client: PoolsClient,
     transport: EngineTransport,
     group: TaskGroup,
+    failpoints: Failpoints,
 ) -> Service:
-    config = settings.config
-    clock = SystemClock()
+    config, clock = settings.config, SystemClock()
     registry = MetricsRegistry("orchestratord")
+    metrics = TaskMetrics(registry)
     specs = [PoolSpec.of(pool) for pool in config.pools]
-    scheduler = Scheduler([spec.pool_id for spec in specs], config.queue.capacity)
-    pools, shelf, store = (
-        PoolsView(config.gpus.reserve_bytes),
-        LogShelf(config.streams),
-        TaskStore(database),
-    )
-    tools = AttemptTools(client, ENGINES, transport, store, clock, config.timeouts)
-    dispatcher = Dispatcher(
+    scheduler = new_scheduler(config, specs)
+    pools, shelf = PoolsView(config.gpus.reserve_bytes), LogShelf(config.streams)
+    store, session_store = TaskStore(database), SessionStore(database)
+    tools = AttemptTools(client, ENGINES, transport, store, clock, config.timeouts, failpoints)
+    dispatcher = Dispatcher(scheduler, pools, shelf, tools, metrics, group)
+    await Recovery(store, session_store, shelf, clock, scheduler, dispatcher).run(specs)
+    admissions = Admissions(
         specs,
         scheduler,
         pools,
-        shelf,
-        tools,
-        TaskMetrics(registry),
-        group,
+        PromptCounter(client, pools, ENGINES, transport),
+        store,
+        dispatcher,
+        metrics,
+        clock,
+        failpoints,
         await store.last_sequence(),
     )
-    await Recovery(store, shelf, clock, dispatcher).run(specs)
-    housekeeping = Housekeeping(dispatcher, shelf, store, clock, config.streams, group)
-    group.start_soon(_follow_pools, client, pools, dispatcher)
+    housekeeping = Housekeeping(
+        dispatcher,
+        scheduler.sessions,
+        shelf,
+        store,
+        session_store,
+        clock,
+        config.streams,
+        group,
+    )
+    feed = MetricsFeed(dispatcher, scheduler, pools, shelf, store, clock, config.streams)
+    group.start_soon(_follow_pools, client, pools, dispatcher, clock)
     group.start_soon(housekeeping.watch_clocks)
     group.start_soon(housekeeping.enforce_retention)
+    group.start_soon(feed.run)
     group.start_soon(registry.watch_loop_lag)
+    sessions = Sessions(scheduler.sessions, session_store, pools, dispatcher, clock)
+    history = TaskHistory(store, scheduler, pools, clock)
     routes = RouteGroups(
-        tasks=TaskRoutes(dispatcher, shelf, TaskHistory(store, dispatcher), config, drain),
+        tasks=TaskRoutes(admissions, dispatcher, shelf, history, config, drain),
+        sessions=SessionRoutes(sessions, config.limits),
         pools=PoolRoutes(specs, pools, scheduler, config),
         observability=ObservabilityRoutes(registry, drain),
     ).routes()
     app = build_app(routes, settings=settings, listen=config.orchestratord, drain=drain)
-    return Service(app, stop=partial(shut_down, dispatcher, config.timeouts.drain_ms))
+    return Service(app, stop=partial(shut_down, dispatcher, store, config.timeouts.drain_ms))
 
 
-async def _follow_pools(client: PoolsClient, pools: PoolsView, dispatcher: Dispatcher) -> None:
+def new_scheduler(config: Config, specs: list[PoolSpec]) -> Scheduler:
+    """The scheduler of a configuration, with nothing in it yet."""
+    queue, sessions = config.queue, config.sessions
+    cost = sessions.budget_cost
+    limits = Limits(
+        tokens=sessions.budget_tokens,
+        time_ms=sessions.budget_time_ms,
+        cost=None if cost is None else round(cost * BILLION),
+    )
+    return Scheduler(
+        [spec.pool_id for spec in specs],
+        QueueRules(queue.capacity, queue.policy, queue.batch_max_wait_ms / 1000),
+        SessionTable(SessionTerms(sessions.ttl_ms, sessions.max_turns, limits)),
+        Price.per_thousand(sessions.cost_per_1k_tokens),
+    )
+
+
+async def _follow_pools(
+    client: PoolsClient, pools: PoolsView, dispatcher: Dispatcher, clock: Clock
+) -> None:
     async for snapshot in client.snapshots():
-        pools.update(snapshot)
+        pools.update(snapshot, clock.now())
         dispatcher.pump()

@@ -10,16 +10,20 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
+from typing import TypeVar
 
 import aiohttp
 import anyio
 from pydantic import ValidationError
 
 from contracts.ids import new_uuid
-from contracts.pools import Lease, LeaseRequest, Snapshot
+from contracts.model import Contract
+from contracts.pools import Endpoint, Lease, LeaseRequest, Snapshot
 from contracts.service.run_files import RunFile
 from contracts.service.settings import Secret
 from worker_adapters.sse import EventParser
+
+C = TypeVar("C", bound=Contract)
 
 CALL_DEADLINE_S = 5.0
 WATCH_SILENCE_S = 30.0
@@ -64,27 +68,31 @@ class PoolsClient:
             delay = min(2 * delay, RECONNECT_CAP_S)
 
     async def acquire(
-        self, replica_id: str, task_id: str, epoch: int, correlation_id: str
+        self,
+        replica_id: str,
+        task_id: str,
+        epoch: int,
+        correlation_id: str,
+        preferred_slot: int | None = None,
     ) -> Lease:
-        """A slot of a replica; raises `LeaseRefused` or `PoolManagerAway`.
+        """A slot of a replica, the preferred one if it is free.
+
+        Raises `LeaseRefused` or `PoolManagerAway`.
 
         A cancellation waits for the answer, which has a deadline: a request
         torn off may have been granted, and a lease that nobody knows blocks its
         slot until its TTL.
         """
-        body = self._lease_body(replica_id, task_id, epoch)
+        body = self._lease_body(replica_id, task_id, epoch, preferred_slot)
         with anyio.CancelScope(shield=True):
             status, answer = await self._call("POST", "/v1/leases", body, correlation_id)
         if status != 201:
             raise LeaseRefused(f"{replica_id}: lease answered {status}")
-        try:
-            return Lease.model_validate_json(answer)
-        except ValidationError as error:
-            raise PoolManagerAway(f"a lease that cannot be read: {error.error_count()}") from error
+        return _read(answer, Lease)
 
     async def renew(self, lease: Lease, replica_id: str, task_id: str, epoch: int) -> None:
         """Keep a lease for another TTL; raises `LeaseRefused` or `PoolManagerAway`."""
-        body = self._lease_body(replica_id, task_id, epoch)
+        body = self._lease_body(replica_id, task_id, epoch, lease.slot)
         status, _ = await self._call("PUT", f"/v1/leases/{lease.lease_id}", body, new_uuid())
         if status >= 300:
             raise LeaseRefused(f"{replica_id}: renewal answered {status}")
@@ -93,13 +101,27 @@ class PoolsClient:
         """Give a slot back; raises `PoolManagerAway`, and then its TTL frees it."""
         await self._call("DELETE", f"/v1/leases/{lease.lease_id}", None, correlation_id)
 
-    def _lease_body(self, replica_id: str, task_id: str, epoch: int) -> bytes:
+    async def endpoint(self, replica_id: str) -> Endpoint:
+        """Where a replica serves and the key it takes; raises `PoolManagerAway`.
+
+        For questions that take no slot.  LeaseRefused: it serves nowhere now.
+        """
+        path = f"/v1/replicas/{replica_id}/endpoint"
+        status, answer = await self._call("GET", path, None, new_uuid())
+        if status != 200:
+            raise LeaseRefused(f"{replica_id}: endpoint answered {status}")
+        return _read(answer, Endpoint)
+
+    def _lease_body(
+        self, replica_id: str, task_id: str, epoch: int, preferred_slot: int | None
+    ) -> bytes:
         request = LeaseRequest(
             replica_id=replica_id,
             task_id=task_id,
             epoch=epoch,
             ttl_ms=LEASE_TTL_MS,
             holder=self.holder,
+            preferred_slot=preferred_slot,
         )
         return request.model_dump_json().encode()
 
@@ -150,6 +172,15 @@ class PoolsClient:
                 raise PoolManagerAway("pool_managerd has no run file; is it started?")
             self._url = run.url
         return self._url
+
+
+def _read(answer: bytes, model: type[C]) -> C:
+    try:
+        return model.model_validate_json(answer)
+    except ValidationError as error:
+        raise PoolManagerAway(
+            f"a {model.__name__} that cannot be read: {error.error_count()} errors"
+        ) from error
 
 
 async def _whole(body: aiohttp.StreamReader) -> bytes:

@@ -54,36 +54,49 @@ def refuse_unserved(request: TaskRequest) -> None:
     """Refuse fields that are valid but that nothing here would obey."""
     if request.workload not in _SERVED:
         raise NotServed("workload", f"{request.workload.value} needs an engine that embeds")
-    if request.session_id is not None:
-        raise NotServed("session_id", "sessions are not kept yet")
     if request.determinism == "strict":
         raise NotServed("determinism", "strict output is not proven yet")
     if request.sampler_profile_version is not None:
         raise NotServed("sampler_profile_version", "there are no sampler profiles yet")
 
 
-def choose_pool(
+def admitting_pools(
     request: TaskRequest, specs: Sequence[PoolSpec], views: Mapping[str, PoolView]
-) -> PoolSpec:
-    """The pool for a request: it matches, it is admitting, and its context suffices.
+) -> list[PoolSpec]:
+    """The pools that would take a request, in the order of the configuration.
 
-    Several pools may serve one model; the first that admits wins.  Raises the
-    refusal of the last pool tried when none does.
+    Each matches, is admitting, and could hold the output in its context; that
+    the prompt fits too is for `refuse_too_long`.  Raises the refusal of the last
+    pool tried when there is none.
     """
     matching = [spec for spec in specs if _matches(spec, request)]
     if not matching:
         raise ModelUnknown(_asked(request), sorted({spec.model_id for spec in specs}))
     refusal: Exception | None = None
+    admitting = []
     for spec in matching:
         try:
             _refuse_closed(spec, views.get(spec.pool_id))
-            _refuse_too_long(spec, request)
+            refuse_too_long(request, 1, spec)
         except (PoolDraining, PoolUnavailable, PoolUnready, ContextExceeded) as error:
             refusal = error
         else:
-            return spec
-    assert refusal is not None
-    raise refusal
+            admitting.append(spec)
+    if not admitting:
+        assert refusal is not None
+        raise refusal
+    return admitting
+
+
+def refuse_too_long(request: TaskRequest, prompt_tokens: int, spec: PoolSpec) -> None:
+    """Refuse what needs more context than a slot of the pool has.
+
+    Raises:
+        ContextExceeded: prompt and output together, or the context asked for.
+    """
+    needed = max(request.ctx or 0, prompt_tokens + (request.max_tokens or 0))
+    if needed > spec.ctx:
+        raise ContextExceeded(spec.pool_id, needed, spec.ctx)
 
 
 def _matches(spec: PoolSpec, request: TaskRequest) -> bool:
@@ -117,9 +130,3 @@ def _refuse_closed(spec: PoolSpec, view: PoolView | None) -> None:
         why = view.last_error.message if view.last_error else None
         raise PoolUnavailable(spec.pool_id, why)
     raise PoolUnready(spec.pool_id)
-
-
-def _refuse_too_long(spec: PoolSpec, request: TaskRequest) -> None:
-    needed = max(request.ctx or 0, (request.max_tokens or 0) + 1)
-    if needed > spec.ctx:
-        raise ContextExceeded(spec.pool_id, needed, spec.ctx)

@@ -20,9 +20,10 @@ from contracts.ids import NAME_PATTERN
 from contracts.pools import PoolHealth, PoolView, ReplicaState
 from contracts.service.envelope import contract_response
 from contracts.service.routes import ApiRoute, Operation, Parameter, Scope
-from contracts.tasks import Priority, Workload
+from contracts.tasks import Workload
 from orchestratord.domain.admission import PoolSpec
 from orchestratord.domain.scheduler import Scheduler
+from orchestratord.domain.sessions import SESSIONS_MAX
 from orchestratord.runtime.pool_view import PoolsView
 
 _VERSION = version("llama-orch")
@@ -63,7 +64,7 @@ class PoolRoutes:
 
     async def capabilities(self, _: Request) -> Response:
         """What may be asked, from the live replicas."""
-        limits = self._config.limits
+        limits, queue, sessions = self._config.limits, self._config.queue, self._config.sessions
         return contract_response(
             Capabilities(
                 api_version="v1",
@@ -74,7 +75,12 @@ class PoolRoutes:
                     connections=limits.connections,
                     streams=limits.streams,
                     json_depth=limits.json_depth,
-                    queue_capacity=self._config.queue.capacity,
+                    queue_capacity=queue.capacity,
+                    queue_policy=queue.policy,
+                    batch_max_wait_ms=queue.batch_max_wait_ms,
+                    sessions=SESSIONS_MAX,
+                    session_ttl_ms=sessions.ttl_ms,
+                    session_max_turns=sessions.max_turns,
                     stream_retention_ms=self._config.streams.retention_ms,
                 ),
                 engines=tuple(sorted({spec.engine for spec in self._specs})),
@@ -84,10 +90,11 @@ class PoolRoutes:
 
     def _status(self, spec: PoolSpec) -> PoolStatus:
         view = self._view(spec)
-        waiting = sum(self._scheduler.depth(spec.pool_id, priority) for priority in Priority)
         fields = {name: getattr(view, name) for name in PoolView.model_fields}
         return PoolStatus(
-            **fields, queue_depth=waiting, running=self._scheduler.running(spec.pool_id)
+            **fields,
+            queue_depth=self._scheduler.waiting(spec.pool_id),
+            running=self._scheduler.running(spec.pool_id),
         )
 
     def _capabilities(self, spec: PoolSpec) -> PoolCapabilities:

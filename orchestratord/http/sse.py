@@ -9,6 +9,7 @@ event costs one `send`.
 from __future__ import annotations
 
 import re
+from contextlib import aclosing
 
 import anyio
 import anyio.lowlevel
@@ -72,9 +73,10 @@ class LogResponse(Response):
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _send_frames(self, send: Send) -> None:
-        async for frames in self._log.follow(self._after_id):
-            self._quiet = False
-            await send({"type": "http.response.body", "body": frames, "more_body": True})
+        async with aclosing(self._log.follow(self._after_id)) as log:
+            async for frames in log:
+                self._quiet = False
+                await send({"type": "http.response.body", "body": frames, "more_body": True})
 
     async def _keep_alive(self, send: Send) -> None:
         """A comment after each interval in which nothing was said."""

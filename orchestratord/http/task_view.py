@@ -52,7 +52,7 @@ def task_view(task: RecordedTask) -> TaskView:
         priority=Priority(row["priority"]),
         pool_id=row["pool_id"],
         queue_position=task.queue_position if state is TaskState.QUEUED else None,
-        predicted_start_ms=None,
+        predicted_start_ms=task.predicted_start_ms if state is TaskState.QUEUED else None,
         attempt=row["attempt"],
         placement=_placement(row),
         usage=_usage(row) if state in TERMINAL else None,

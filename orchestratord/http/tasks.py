@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -16,28 +14,31 @@ from contracts.service.json_body import read_contract
 from contracts.service.routes import EVENT_STREAM, ApiRoute, Operation, Parameter, Scope, Success
 from contracts.tasks import Admission, TaskPage, TaskRequest, TaskState, TaskView
 from orchestratord.errors import LogGone, ShuttingDown
+from orchestratord.http.query import bad_query, whole_number
 from orchestratord.http.sse import LogResponse, resume_point
 from orchestratord.http.task_view import stream_url, task_view
-from orchestratord.runtime.dispatcher import Accepted, Dispatcher
+from orchestratord.runtime.admissions import Accepted, Admissions
+from orchestratord.runtime.dispatcher import Dispatcher
 from orchestratord.runtime.event_log import EventLog
 from orchestratord.runtime.log_shelf import LogShelf
 from orchestratord.runtime.task_history import TaskHistory
 
 PAGE_DEFAULT, PAGE_MAX = 50, 500
-_NUMBER = re.compile(r"[1-9][0-9]{0,14}")
 
 
 class TaskRoutes:
-    """The task API over one dispatcher."""
+    """The task API over the way in, the tasks under way, and their history."""
 
     def __init__(
         self,
+        admissions: Admissions,
         dispatcher: Dispatcher,
         shelf: LogShelf,
         history: TaskHistory,
         config: Config,
         drain: Drain,
     ) -> None:
+        self._admissions = admissions
         self._dispatcher = dispatcher
         self._shelf = shelf
         self._history = history
@@ -56,15 +57,14 @@ class TaskRoutes:
             if self._drain.begun:
                 raise ShuttingDown
             headers["X-Task-Id"] = task_id = body.task_id or headers["X-Task-Id"]
-            accepted = await self._dispatcher.submit(body, correlation_id(request), task_id)
+            accepted = await self._admissions.submit(body, correlation_id(request), task_id)
         except Refusal as refusal:
             refusal.headers = headers
             raise
+        headers |= _figures(accepted)
         log = self._shelf.get(accepted.task_id)
         if log is not None and self._may_follow(request, log):
             return self._follow(log, 0, headers)
-        if accepted.queue_position is not None:
-            headers["X-Queue-Position"] = str(accepted.queue_position)
         return contract_response(_admission(accepted), 202, headers)
 
     async def get(self, request: Request) -> Response:
@@ -75,9 +75,10 @@ class TaskRoutes:
     async def page(self, request: Request) -> Response:
         """Tasks, newest first."""
         query = request.query_params
-        limit = _number("limit", query.get("limit"), PAGE_MAX) or PAGE_DEFAULT
-        before = _number("cursor", query.get("cursor"), 10**15)
-        page = await self._history.page(_state(query.get("state")), before, limit)
+        limit = whole_number("limit", query.get("limit"), PAGE_MAX) or PAGE_DEFAULT
+        before = whole_number("cursor", query.get("cursor"), 10**15)
+        state, session_id = _state(query.get("state")), _session_id(query.get("session_id"))
+        page = await self._history.page(state, session_id, before, limit)
         views = tuple(task_view(task) for task in page.tasks)
         cursor = None if page.next_before is None else str(page.next_before)
         return contract_response(TaskPage(items=views, next_cursor=cursor))
@@ -128,10 +129,24 @@ def _admission(accepted: Accepted) -> Admission:
         task_id=accepted.task_id,
         state=accepted.state,
         queue_position=accepted.queue_position,
-        predicted_start_ms=None,
-        backoff_ms=0,
+        predicted_start_ms=accepted.predicted_start_ms,
+        backoff_ms=accepted.backoff_ms,
         stream_url=stream_url(accepted.task_id),
     )
+
+
+def _figures(accepted: Accepted) -> dict[str, str]:
+    """What the body says too, and what is left of the session's budgets where they have a limit."""
+    budgets = accepted.budgets
+    figures: dict[str, float | None] = {
+        "X-Queue-Position": accepted.queue_position,
+        "X-Predicted-Start-Ms": accepted.predicted_start_ms,
+    }
+    if budgets is not None:
+        figures["X-Budget-Tokens-Remaining"] = budgets.tokens.remaining
+        figures["X-Budget-Time-Remaining-Ms"] = budgets.time_ms.remaining
+        figures["X-Budget-Cost-Remaining"] = budgets.cost.remaining
+    return {name: str(value) for name, value in figures.items() if value is not None}
 
 
 def _task_id(request: Request) -> str:
@@ -142,29 +157,26 @@ def _task_id(request: Request) -> str:
     return text.lower()
 
 
-def _number(name: str, text: str | None, most: int) -> int | None:
-    if text is None:
-        return None
-    if not _NUMBER.fullmatch(text) or int(text) > most:
-        raise _bad_query(name, f"must be a whole number from 1 to {most}")
-    return int(text)
-
-
 def _state(text: str | None) -> TaskState | None:
     if text is None:
         return None
     try:
         return TaskState(text)
     except ValueError:
-        raise _bad_query("state", f"must be one of {', '.join(TaskState)}") from None
+        raise bad_query("state", f"must be one of {', '.join(TaskState)}") from None
 
 
-def _bad_query(name: str, reason: str) -> Refusal:
-    return Refusal(ErrorCode.INVALID_PARAMS, f"{name}: {reason}", details={"field": name})
+def _session_id(text: str | None) -> str | None:
+    if text is None:
+        return None
+    if not is_uuid(text):
+        raise bad_query("session_id", "a session id is a UUID")
+    return text.lower()
 
 
 _TASK_ID = Parameter("task_id", "The task.", {"type": "string", "pattern": UUID_PATTERN})
 _X_TASK_ID = Parameter("X-Task-Id", "The task.", {"type": "string", "pattern": UUID_PATTERN})
+_COUNT = {"type": "integer", "minimum": 0}
 _POST = Operation(
     "postTask",
     "Accept a task; with Accept: text/event-stream its stream is the answer.",
@@ -175,6 +187,10 @@ _POST = Operation(
         ErrorCode.MODEL_UNKNOWN,
         ErrorCode.CONTEXT_EXCEEDED,
         ErrorCode.CONFLICT,
+        ErrorCode.DEADLINE_UNMET,
+        ErrorCode.SESSION_TURNS_EXHAUSTED,
+        ErrorCode.BUDGET_EXHAUSTED,
+        ErrorCode.ADMISSION_REJECT,
         ErrorCode.QUEUE_FULL,
         ErrorCode.POOL_UNREADY,
         ErrorCode.POOL_UNAVAILABLE,
@@ -185,7 +201,15 @@ _POST = Operation(
     ),
     headers=(
         _X_TASK_ID,
-        Parameter("X-Queue-Position", "Tasks ahead.", {"type": "integer", "minimum": 0}),
+        Parameter("X-Queue-Position", "Tasks ahead.", _COUNT),
+        Parameter("X-Predicted-Start-Ms", "Milliseconds from now, once a rate is known.", _COUNT),
+        Parameter("X-Budget-Tokens-Remaining", "Of its session, where limited.", _COUNT),
+        Parameter("X-Budget-Time-Remaining-Ms", "Of its session, where limited.", _COUNT),
+        Parameter(
+            "X-Budget-Cost-Remaining",
+            "Of its session, where limited.",
+            {"type": "number", "minimum": 0},
+        ),
     ),
     also=(Success(200, media_type=EVENT_STREAM, description="The stream of the task."),),
 )
@@ -195,6 +219,7 @@ _PAGE = Operation(
     response=TaskPage,
     query=(
         Parameter("state", "Only this state.", {"type": "string", "enum": list(TaskState)}),
+        Parameter("session_id", "Only this session.", {"type": "string", "pattern": UUID_PATTERN}),
         Parameter(
             "limit",
             f"At most so many; {PAGE_DEFAULT} where absent.",

@@ -7,22 +7,35 @@ from dataclasses import dataclass, field
 import anyio
 
 from orchestratord.domain.admission import PoolSpec
-from orchestratord.domain.scheduler import ScheduledTask
+from orchestratord.domain.scheduled_task import ScheduledTask
 from orchestratord.runtime.attempt import Attempt
+from orchestratord.runtime.ending import Canceled
 from orchestratord.runtime.event_log import EventLog
+from orchestratord.stores.sessions import Settlement
 from orchestratord.stores.tasks import NewTask
+
+NEVER = float("inf")
 
 
 @dataclass(slots=True, eq=False)
 class ActiveTask:
-    """What the dispatcher holds of it; `accepted_at` in monotonic seconds."""
+    """What the dispatcher holds of it."""
 
     new: NewTask
     scheduled: ScheduledTask
     spec: PoolSpec
     log: EventLog
-    accepted_at: float
     attempt: Attempt | None = None
     resets: int = 0
-    cancel_requested: bool = False
+    """Attempts that ended with the death of a replica, or of this daemon."""
+    cancel_requested: Canceled | None = None
+    next_metrics_at: float = 0.0
+    """When its readers are due figures, monotonic seconds; NEVER while its end is written."""
+    settlement: Settlement | None = None
+    """What its session was charged, once it was; a second ending charges nothing."""
     ended: anyio.Event = field(default_factory=anyio.Event)
+
+    @property
+    def task_id(self) -> str:
+        """Its id."""
+        return self.new.task_id

@@ -21,16 +21,18 @@ from contracts.config import Timeouts
 from contracts.errors import ErrorCode
 from contracts.events import StartedEvent
 from contracts.pools import ReplicaView
+from contracts.service.failpoints import Failpoints
 from contracts.tasks import TaskRequest
 from orchestratord.clients.pools import LeaseRefused, PoolManagerAway, PoolsClient
 from orchestratord.clock import Clock
 from orchestratord.domain.admission import PoolSpec
+from orchestratord.domain.prediction import AttemptProgress
 from orchestratord.errors import StorageBusy, StorageFull
 from orchestratord.runtime.ending import Ending, Failed, Rerun, Succeeded
 from orchestratord.runtime.event_log import EventLog
 from orchestratord.runtime.held_lease import HeldLease
 from orchestratord.stores.tasks import NewTask, StartedAttempt, TaskStore
-from worker_adapters.base import Finished, GenerationRequest
+from worker_adapters.base import Finished, GenerationRequest, Progress
 from worker_adapters.errors import EngineBusy, EngineError, EngineLost, EngineUnreachable
 from worker_adapters.registry import Engine
 from worker_adapters.transport import EngineTransport
@@ -53,10 +55,11 @@ class AttemptTools:
     store: TaskStore
     clock: Clock
     timeouts: Timeouts
+    failpoints: Failpoints
 
 
 class Attempt:
-    """Epoch `number` of a task on one replica; times are monotonic seconds."""
+    """Epoch `number` of a task on one replica; how far it has come is in `progress`."""
 
     def __init__(
         self,
@@ -66,21 +69,25 @@ class Attempt:
         spec: PoolSpec,
         replica: ReplicaView,
         number: int,
+        progress: AttemptProgress,
+        preferred_slot: int | None = None,
     ) -> None:
         self.replica = replica
         self.number = number
+        self.progress = progress
         self.readable = False
-        self.tokens_out = 0
         self.over = anyio.Event()
-        self.began_at = tools.clock.now()
         self.started = False
-        self.started_at: float | None = None
-        self.first_token_at: float | None = None
-        self.last_token_at: float | None = None
+        """Whether the row says so."""
+        self.announced = False
+        """Whether readers have been told."""
+        self.slot: int | None = None
+        """The slot it was given; it stays when the lease is gone."""
         self._tools = tools
         self._task = task
         self._log = log
         self._spec = spec
+        self._preferred_slot = preferred_slot
         self._text: list[str] = []
         self._scope = anyio.CancelScope()
         self._aborted: Ending | None = None
@@ -120,6 +127,7 @@ class Attempt:
 
     async def release(self) -> None:
         """Give the slot back."""
+        self._tools.failpoints.hit("lease.release")
         await self._lease.release()
 
     def renewal_due(self, now: float) -> bool:
@@ -136,47 +144,67 @@ class Attempt:
             self.abort(self._reset(f"the lease was lost: {error}"))
 
     def overdue(self, now: float) -> Failed | None:
-        """Which clock has run out: prefill and decode have one each."""
-        timeouts = self._tools.timeouts
-        if self.last_token_at is None:
-            waited = now - (self.started_at or self.began_at)
-            if waited > timeouts.first_token_ms / 1000:
+        """Which clock has run out: prefill and decode have one each.
+
+        A prefill that shows progress is slow and not dead: its clock begins
+        anew with each sign of life.
+        """
+        timeouts, progress = self._tools.timeouts, self.progress
+        if progress.last_token_at is None:
+            sign = progress.advanced_at or progress.started_at or progress.began_at
+            if now - sign > timeouts.first_token_ms / 1000:
                 return Failed(
                     ErrorCode.DECODE_TIMEOUT,
                     f"no first token within {timeouts.first_token_ms} ms",
                 )
-        elif now - self.last_token_at > timeouts.idle_token_ms / 1000:
+        elif now - progress.last_token_at > timeouts.idle_token_ms / 1000:
             return Failed(ErrorCode.DECODE_TIMEOUT, f"no token for {timeouts.idle_token_ms} ms")
         return None
 
     async def _run(self) -> Ending:
-        tools, task = self._tools, self._task
-        lease = await self._lease.acquire()
+        tools, task, progress = self._tools, self._task, self.progress
+        tools.failpoints.hit("task.start")
+        lease = await self._lease.acquire(self._preferred_slot)
+        self.slot = lease.slot
+        tools.failpoints.hit("lease.acquired")
         await anyio.lowlevel.checkpoint_if_cancelled()
         await self._start()
         client = tools.engines[self._spec.engine].client(
             tools.transport, lease.base_url, lease.api_key
         )
-        request = generation_request(task.request, task, lease.slot)
+        request = generation_request(
+            task.request, seed=task.seed, slot=lease.slot, correlation_id=task.correlation_id
+        )
         async with aclosing(client.stream(request)) as events:
             async for event in events:
                 if isinstance(event, Finished):
-                    return Succeeded(event.finish_reason, event.tokens_in, event.tokens_out)
-                if self.tokens_out >= request.max_tokens:
-                    return _endless(f"went on past max_tokens ({request.max_tokens})")
+                    progress.prompt_tokens = event.tokens_in
+                    if event.cached_tokens is not None:
+                        progress.cached_tokens = event.cached_tokens
+                    return Succeeded(event.finish_reason, event.tokens_out)
+                if isinstance(event, Progress):
+                    self._advance(event)
+                    continue
+                if progress.tokens_out >= request.max_tokens:
+                    log.warning("engine_passed_max_tokens", task_id=task.task_id)
+                    return Succeeded("length", progress.tokens_out)
                 if self._log.full_of(event.text):
-                    return _endless("sent more text than streams.log_bytes allows")
+                    return Failed(
+                        ErrorCode.UPSTREAM_PROTOCOL,
+                        "the engine sent more text than streams.log_bytes allows",
+                    )
                 if not self.readable:
                     await self._make_readable()
                 self._append(event.text)
-                if self.tokens_out % YIELD_EVERY_TOKENS == 0:
+                if progress.tokens_out % YIELD_EVERY_TOKENS == 0:
                     await anyio.lowlevel.checkpoint()
         raise AssertionError("an engine stream ends with Finished or raises")
 
     async def _start(self) -> None:
         """Commit the attempt, then let readers know of it."""
         tools, task = self._tools, self._task
-        self.started_at = tools.clock.now()
+        self.progress.started_at = tools.clock.now()
+        event_id = self._log.last_id + 1
         await tools.store.start(
             StartedAttempt(
                 task_id=task.task_id,
@@ -186,16 +214,18 @@ class Attempt:
                 engine_version=self.replica.engine_version,
                 model_digest=self.replica.model_digest,
                 started_ms=tools.clock.unix_ms(),
-                last_event_id=self._log.last_id + 1,
+                last_event_id=event_id,
             )
         )
+        self._log.reserved_id = event_id
         self.started = True
+        tools.failpoints.hit("task.started")
         await anyio.lowlevel.checkpoint_if_cancelled()
         self._log.append(
             "started",
             StartedEvent(
                 queue_position=0,
-                predicted_start_ms=None,
+                predicted_start_ms=task.predicted_start_ms,
                 attempt=self.number,
                 pool_id=self._spec.pool_id,
                 replica_id=self.replica.replica_id,
@@ -205,12 +235,21 @@ class Attempt:
                 seed=task.seed,
             ),
         )
+        self.announced = True
+
+    def _advance(self, event: Progress) -> None:
+        """The prefill goes on: a sign of life, and the engine's own word on its cache."""
+        progress = self.progress
+        progress.advanced_at = self._tools.clock.now()
+        progress.prompt_tokens = event.prompt_tokens
+        if event.cached_tokens is not None:
+            progress.cached_tokens = event.cached_tokens
 
     def _append(self, text: str) -> None:
-        self.last_token_at = self._tools.clock.now()
+        self.progress.last_token_at = self._tools.clock.now()
         self._log.append_token(text)
         self._text.append(text)
-        self.tokens_out += 1
+        self.progress.tokens_out += 1
 
     async def _make_readable(self) -> None:
         """The point of no return: after this commit the task never runs again.
@@ -221,7 +260,7 @@ class Attempt:
         seen.
         """
         await anyio.lowlevel.checkpoint_if_cancelled()
-        self.first_token_at = self._tools.clock.now()
+        self.progress.first_token_at = self._tools.clock.now()
         reserved = self._log.last_id + (self._task.request.max_tokens or 0) + EVENT_ID_SLACK
         self.readable = True
         try:
@@ -229,6 +268,8 @@ class Attempt:
         except (StorageBusy, StorageFull):
             self.readable = False
             raise
+        self._log.reserved_id = reserved
+        self._tools.failpoints.hit("task.readable")
         await anyio.lowlevel.checkpoint_if_cancelled()
 
     def _after(self, error: EngineError) -> Ending:
@@ -245,23 +286,21 @@ class Attempt:
         return Rerun(why, reset=True)
 
 
-def _endless(what: str) -> Failed:
-    return Failed(ErrorCode.UPSTREAM_PROTOCOL, f"the engine {what}")
-
-
-def generation_request(request: TaskRequest, task: NewTask, slot: int) -> GenerationRequest:
+def generation_request(
+    request: TaskRequest, *, seed: int, slot: int | None, correlation_id: str
+) -> GenerationRequest:
     """The task in the engine's terms: every field chosen here, none passed through."""
     assert request.max_tokens is not None
     return GenerationRequest(
         prompt=request.prompt,
         messages=request.messages,
         max_tokens=request.max_tokens,
-        seed=task.seed,
+        seed=seed,
         temperature=request.temperature,
         top_p=request.top_p,
         top_k=request.top_k,
         stop=request.stop or (),
         cache_prompt=request.kv_hint != "cold",
         slot=slot,
-        correlation_id=task.correlation_id,
+        correlation_id=correlation_id,
     )

@@ -1,10 +1,9 @@
-"""The one caller of the scheduler: accepts tasks, runs them, ends them.
+"""The one caller of the scheduler: puts tasks in line, runs them, ends them.
 
-A request goes through `submit`: checks, a reserved place, the commit, the
-place in line.  `pump` asks the scheduler what should happen now and starts it;
-it is called after everything that could change the answer.  `_run` carries one
-attempt to its ending, and `_finish` writes the ending down before anyone can
-read it.
+`take_up` puts a committed task in line.  `pump` asks the scheduler what should
+happen now and starts it; it is called after everything that could change the
+answer.  `_run` carries one attempt to its ending, and `_finish` writes the
+ending down before anyone can read it.
 
 State changes here are synchronous and sit between awaits; there are no locks.
 The places where two callers could meet say so.
@@ -12,27 +11,24 @@ The places where two callers could meet say so.
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable
 
 import anyio
 import structlog
 from anyio.abc import TaskGroup
 
-from contracts.errors import ErrorCode, Refusal
-from contracts.ids import new_uuid
-from contracts.tasks import SEED_MAX, TaskRequest, TaskState
-from orchestratord.domain.admission import PoolSpec, choose_pool, refuse_unserved
-from orchestratord.domain.identity import body_digest
-from orchestratord.domain.scheduler import Expire, ScheduledTask, Scheduler, Start
-from orchestratord.errors import ShuttingDown, StorageBusy, StorageFull, TaskConflict, TaskUnknown
-from orchestratord.runtime.active_task import ActiveTask
+from contracts.errors import ErrorCode
+from orchestratord.domain.admission import PoolSpec
+from orchestratord.domain.scheduled_task import ScheduledTask
+from orchestratord.domain.scheduler import Admitted, Drop, Expire, Scheduler, Start
+from orchestratord.errors import StorageBusy, StorageFull, TaskUnknown
+from orchestratord.runtime.active_task import NEVER, ActiveTask
 from orchestratord.runtime.attempt import Attempt, AttemptTools
 from orchestratord.runtime.ending import Canceled, Ending, Failed, Rerun
 from orchestratord.runtime.log_shelf import LogShelf
 from orchestratord.runtime.outcome import MOVES, Final, Moment, outcome_of, terminal_event
 from orchestratord.runtime.pool_view import PoolsView
+from orchestratord.runtime.settling import budgets_of, settlement_of
 from orchestratord.runtime.task_metrics import TaskMetrics
 from orchestratord.stores.tasks import NewTask
 
@@ -44,31 +40,19 @@ STORAGE_RETRY_S = 0.2
 CANCEL_DEADLINE_S = 10.0
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    """What a client is told of an accepted task."""
-
-    task_id: str
-    state: TaskState
-    queue_position: int | None
-
-
 class Dispatcher:
-    """Owner of every task between acceptance and end; `group` runs its attempts."""
+    """Owner of every task between its commit and its end; `group` runs the attempts."""
 
     def __init__(
         self,
-        specs: Sequence[PoolSpec],
         scheduler: Scheduler,
         pools: PoolsView,
         shelf: LogShelf,
         tools: AttemptTools,
         metrics: TaskMetrics,
         group: TaskGroup,
-        last_sequence: int,
     ) -> None:
         self.draining = False
-        self._specs = specs
         self._scheduler = scheduler
         self._pools = pools
         self._shelf = shelf
@@ -76,8 +60,7 @@ class Dispatcher:
         self._metrics = metrics
         self._group = group
         self._active: dict[str, ActiveTask] = {}
-        self._admitting: dict[str, anyio.Event] = {}
-        self._sequence = last_sequence
+        self._attempts: dict[str, tuple[ActiveTask, Attempt]] = {}
 
     @property
     def waiting(self) -> list[ActiveTask]:
@@ -87,104 +70,41 @@ class Dispatcher:
     @property
     def attempts(self) -> list[tuple[ActiveTask, Attempt]]:
         """Every attempt under way, with its task."""
-        return [(task, task.attempt) for task in self._active.values() if task.attempt]
+        return list(self._attempts.values())
 
-    def position(self, task_id: str) -> int | None:
-        """Tasks ahead of it, 0 = next; None once it has left the queue."""
-        return self._scheduler.position(task_id)
+    def find(self, task_id: str) -> ActiveTask | None:
+        """A task that has not ended."""
+        return self._active.get(task_id)
 
-    # -- accepting ---------------------------------------------------------
-
-    async def submit(
-        self, request: TaskRequest, correlation_id: str, task_id: str | None = None
-    ) -> Accepted:
-        """Accept a task, or find the one with its id; `task_id` is for one that brings none.
-
-        Raises:
-            Refusal: then nothing is reserved and nothing is written.
-        """
-        task_id = request.task_id or task_id or new_uuid()
-        # Two POSTs with one new id: the second waits for the first's verdict
-        # and then finds its task, so that one id never makes two.
-        while (admitting := self._admitting.get(task_id)) is not None:
-            await admitting.wait()
-        self._admitting[task_id] = admitting = anyio.Event()
-        try:
-            digest = body_digest(request)
-            known = None if request.task_id is None else await self._known(task_id, digest)
-            return known or await self._admit(task_id, digest, request, correlation_id)
-        except Refusal as refusal:
-            self._metrics.rejected(request.engine, refusal.code)
-            raise
-        finally:
-            del self._admitting[task_id]
-            admitting.set()
-
-    async def _known(self, task_id: str, digest: bytes) -> Accepted | None:
-        row = await self._tools.store.get(task_id)
-        if row is None:
-            return None
-        if row["body_sha256"] != digest:
-            raise TaskConflict(task_id)
-        return Accepted(task_id, TaskState(row["state"]), self.position(task_id))
-
-    async def _admit(
-        self, task_id: str, digest: bytes, request: TaskRequest, correlation_id: str
-    ) -> Accepted:
-        refuse_unserved(request)
-        if self.draining:
-            raise ShuttingDown
-        spec = choose_pool(request, self._specs, self._pools.pools)
-        self._scheduler.reserve(spec.pool_id)
-        accepted_at = self._tools.clock.now()
-        self._sequence += 1
-        new = NewTask(
-            task_id=task_id,
-            sequence=self._sequence,
-            body_sha256=digest,
-            request=request,
-            correlation_id=correlation_id,
-            pool_id=spec.pool_id,
-            seed=secrets.randbelow(SEED_MAX + 1) if request.seed is None else request.seed,
-            created_ms=self._tools.clock.unix_ms(),
-        )
-        try:
-            await self._tools.store.insert(new)
-        finally:
-            self._scheduler.release(spec.pool_id)
-        task = self.take_up(new, spec, accepted_at)
-        self._metrics.enqueued(task)
-        accepted = Accepted(task_id, TaskState.QUEUED, self.position(task_id))
-        self.pump()
-        return accepted
+    # -- lining up ---------------------------------------------------------
 
     def take_up(
         self,
         new: NewTask,
         spec: PoolSpec,
-        accepted_at: float,
-        attempt: int = 0,
+        scheduled: ScheduledTask,
+        admitted: Admitted | None = None,
         first_event_id: int = 1,
+        resets: int = 0,
     ) -> ActiveTask:
-        """Put a committed task in line; `attempt` and `first_event_id` go on from earlier."""
-        deadline = new.request.deadline_ms
-        scheduled = ScheduledTask(
-            task_id=new.task_id,
-            pool_id=spec.pool_id,
-            priority=new.request.priority,
-            sequence=new.sequence,
-            deadline=None if deadline is None else accepted_at + deadline / 1000,
-            attempt=attempt,
-        )
+        """Put a committed task in line; `first_event_id` goes on from an earlier life."""
         log = self._shelf.open(new.task_id, first_event_id)
-        task = self._active[new.task_id] = ActiveTask(new, scheduled, spec, log, accepted_at)
-        self._scheduler.enqueue(scheduled)
+        task = self._active[new.task_id] = ActiveTask(new, scheduled, spec, log, resets=resets)
+        self._drop(self._scheduler.enqueue(scheduled, admitted))
         self._show_depth(spec)
         return task
 
+    def _drop(self, dropped: Iterable[Drop]) -> None:
+        for drop in dropped:
+            victim = self._active[drop.task_id]
+            self._metrics.backpressure(victim.spec.engine, "drop-lru")
+            why = "dropped from a full queue to make room for newer work"
+            ending = Failed(ErrorCode.QUEUE_FULL_DROP_LRU, why)
+            self._group.start_soon(self._finish, victim, ending)
+
     # -- canceling ---------------------------------------------------------
 
-    async def cancel(self, task_id: str) -> None:
+    async def cancel(self, task_id: str, ending: Canceled | None = None) -> None:
         """End a task; returns once its terminal event is readable.
 
         Raises:
@@ -197,11 +117,12 @@ class Dispatcher:
             if await self._tools.store.get(task_id) is None:
                 raise TaskUnknown(task_id)
             return
-        task.cancel_requested = True
+        ending = ending or Canceled()
+        task.cancel_requested = task.cancel_requested or ending
         if self._scheduler.cancel(task_id):
-            self._group.start_soon(self._finish, task, Canceled())
+            self._group.start_soon(self._finish, task, ending)
         elif task.attempt is not None:
-            task.attempt.abort(Canceled())
+            task.attempt.abort(ending)
         with anyio.move_on_after(CANCEL_DEADLINE_S):
             await task.ended.wait()
         if not task.ended.is_set():
@@ -217,17 +138,36 @@ class Dispatcher:
         for decision in self._scheduler.decide(now, self._pools.candidates(now)):
             task = self._active[decision.task_id]
             match decision:
-                case Start(replica_id=replica_id, attempt=number):
-                    attempt = self._new_attempt(task, replica_id, number)
+                case Start():
+                    self._metrics.predicted(decision.prediction_error_ms)
+                    attempt = self._new_attempt(task, decision)
                     self._group.start_soon(self._run, task, attempt)
                 case Expire():
                     self._group.start_soon(self._finish, task, deadline_unmet(task))
             self._show_depth(task.spec)
 
-    def _new_attempt(self, task: ActiveTask, replica_id: str, number: int) -> Attempt:
-        replica = self._pools.replica(replica_id)
+    def _new_attempt(self, task: ActiveTask, start: Start) -> Attempt:
+        replica, progress = self._pools.replica(start.replica_id), task.scheduled.progress
         assert replica is not None
-        task.attempt = Attempt(self._tools, task.new, task.log, task.spec, replica, number)
+        assert progress is not None
+        busy = {a.slot for _, a in self.attempts if a.replica.replica_id == start.replica_id}
+        slot = self._scheduler.sessions.preferred_slot(
+            start.replica_id,
+            task.scheduled.session,
+            replica.slots_total,
+            {slot for slot in busy if slot is not None},
+        )
+        task.attempt = Attempt(
+            self._tools,
+            task.new,
+            task.log,
+            task.spec,
+            replica,
+            start.attempt,
+            progress,
+            slot,
+        )
+        self._attempts[task.task_id] = (task, task.attempt)
         return task.attempt
 
     async def _run(self, task: ActiveTask, attempt: Attempt) -> None:
@@ -240,7 +180,7 @@ class Dispatcher:
         try:
             await self._conclude(task, attempt, await attempt.run())
         except Exception:
-            log.exception("attempt_failed", task_id=task.new.task_id)
+            log.exception("attempt_failed", task_id=task.task_id)
             why = "an internal error; see the log of orchestratord"
             await self._conclude(task, attempt, Failed(ErrorCode.INTERNAL, why))
         attempt.over.set()
@@ -252,40 +192,62 @@ class Dispatcher:
         if isinstance(ending, Rerun):
             await self._rerun(task, attempt, ending)
         else:
-            await self._finish(task, ending)
+            if isinstance(ending, Failed) and ending.code is ErrorCode.DECODE_TIMEOUT:
+                self._pools.distrust(attempt.replica.replica_id, self._tools.clock.now())
+            tokens_out = await self._finish(task, ending)
             await attempt.release()
-            self._scheduler.finish(task.new.task_id, MOVES[type(ending)])
+            now = self._tools.clock.now()
+            self._scheduler.finish(task.task_id, MOVES[type(ending)], tokens_out, now)
+        self._attempts.pop(task.task_id, None)
 
     async def _rerun(self, task: ActiveTask, attempt: Attempt, rerun: Rerun) -> None:
         """Put a task back in line that no reader has seen a token of."""
-        task_id = task.new.task_id
+        task_id = task.task_id
         log.warning("task_rerun", task_id=task_id, attempt=attempt.number, reason=rerun.why)
         self._pools.distrust(attempt.replica.replica_id, self._tools.clock.now())
         await attempt.release()
         if attempt.started:
+            task.next_metrics_at = NEVER
+            last_id = task.log.last_id
             await self._persist(
-                lambda: self._tools.store.requeue(task_id, attempt.number, task.log.last_id)
+                lambda: self._tools.store.requeue(task_id, attempt.number, last_id, task.resets)
             )
-        task.attempt = None
+            task.log.reserved_id = last_id
+        task.attempt, task.next_metrics_at = None, 0.0
+        self._attempts.pop(task_id, None)
         self._scheduler.rerun(task_id)
         self._show_depth(task.spec)
         # A cancel that came while the row was being written found an attempt
         # that was over and no queued task to take out: it is honoured here.
         if task.cancel_requested and self._scheduler.cancel(task_id):
-            await self._finish(task, Canceled())
+            await self._finish(task, task.cancel_requested)
 
-    async def _finish(self, task: ActiveTask, ending: Final) -> None:
-        """Write the end down, then let readers see it, in this order."""
-        task_id = task.new.task_id
-        at = Moment(self._tools.clock.now(), self._tools.clock.unix_ms())
-        outcome = outcome_of(ending, task.attempt, task.accepted_at, task.log.last_id + 1, at)
-        await self._persist(lambda: self._tools.store.finish(task_id, outcome))
-        task.log.append("error" if outcome.error_code else "end", terminal_event(outcome))
+    async def _finish(self, task: ActiveTask, ending: Final) -> int:
+        """Write the end down, then let readers see it, in this order; returns the output tokens.
+
+        Budgets are settled in memory first: a task admitted meanwhile on what
+        was given back is committed after this one, since writes keep their order.
+        """
+        task_id, scheduled, clock = task.task_id, task.scheduled, self._tools.clock
+        at = Moment(clock.now(), clock.unix_ms())
+        # The terminal event's id is taken before the first await: no figures after this.
+        task.next_metrics_at = NEVER
+        event_id = task.log.last_id + 1
+        outcome = outcome_of(ending, task.attempt, scheduled.accepted_at, event_id, at)
+        if task.settlement is None:
+            task.settlement = settlement_of(self._scheduler, scheduled, task.attempt, outcome, at)
+        settlement = task.settlement
+        self._tools.failpoints.hit("task.finish")
+        await self._persist(lambda: self._tools.store.finish(task_id, outcome, settlement))
+        self._tools.failpoints.hit("task.finished")
+        event = terminal_event(outcome, budgets_of(scheduled.session))
+        task.log.append("error" if outcome.error_code else "end", event)
         del self._active[task_id]
         self._shelf.finished(task_id, at.now)
-        self._metrics.finished(task, outcome)
+        self._metrics.finished(task, outcome, ending)
         self._show_depth(task.spec)
         task.ended.set()
+        return outcome.tokens_out
 
     async def _persist(self, write: Callable[[], Awaitable[None]]) -> None:
         """Repeat a write that must succeed until the database takes it."""
@@ -312,6 +274,4 @@ def _given_up(task: ActiveTask, rerun: Rerun) -> Rerun | Failed:
     task.resets += rerun.reset
     if task.resets < RESETS_MAX:
         return rerun
-    return Failed(
-        ErrorCode.WORKER_RESET, f"{rerun.why}; given up after {RESETS_MAX} replicas were lost"
-    )
+    return Failed(ErrorCode.POISON, f"{rerun.why}; given up after {RESETS_MAX} replicas were lost")

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from contracts.errors import ErrorCode
 
 
 @dataclass(frozen=True, slots=True)
 class Succeeded:
-    """The engine finished by itself or at a limit."""
+    """The engine finished by itself, or was stopped at the limit it passed."""
 
     finish_reason: str
-    tokens_in: int
     tokens_out: int
 
 
@@ -26,9 +26,10 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Canceled:
-    """A client asked for it."""
+    """Somebody asked for it; `by` is a metric label."""
 
     message: str = "canceled by the client"
+    by: Literal["client", "session"] = "client"
 
 
 @dataclass(frozen=True, slots=True)

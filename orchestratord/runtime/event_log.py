@@ -13,7 +13,7 @@ can follow a cancel that was answered.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, Callable
 
 import anyio
 import anyio.lowlevel
@@ -36,10 +36,27 @@ def encode_frame(name: EventName, data: bytes, event_id: int | None) -> bytes:
     return b"%bevent: %b\ndata: %b\n\n" % (head, name.encode(), data)
 
 
-class EventLog:
-    """An append-only log of encoded frames with ids from `first_id`."""
+def _nobody_asks(_: bool) -> None:
+    """What becomes of an audience nobody wants to know of."""
 
-    def __init__(self, max_bytes: int, first_id: int = 1) -> None:
+
+class EventLog:
+    """An append-only log of encoded frames with ids from `first_id`.
+
+    `reserved_id` is kept here for whoever writes to the disk: no event may have
+    a higher id until a reservation beyond it is committed.
+
+    Args:
+        followed: called with True when the first reader comes, with False when
+            the last one has gone.
+    """
+
+    def __init__(
+        self,
+        max_bytes: int,
+        first_id: int = 1,
+        followed: Callable[[bool], None] = _nobody_asks,
+    ) -> None:
         self._frames: list[bytes] = []
         self._begin = first_id - 1
         self._first_id = first_id
@@ -49,8 +66,11 @@ class EventLog:
         self._farewell: bytes | None = None
         self._tokens = 0
         self._characters = 0
+        self._followed = followed
+        self._readers = 0
         self.bytes = 0
         self.sealed = False
+        self.reserved_id = first_id - 1
 
     @property
     def last_id(self) -> int:
@@ -92,30 +112,39 @@ class EventLog:
         self._farewell = farewell
         self._notify()
 
-    async def follow(self, after_id: int) -> AsyncIterator[bytes]:
+    async def follow(self, after_id: int) -> AsyncGenerator[bytes, None]:
         """Frames after `after_id`, several joined where a reader lags, to the terminal one.
 
-        Ends without a terminal frame when frames it needs were dropped; the
-        reader resumes, and is then told that they are gone.
+        Use it under `contextlib.aclosing`: the log counts its readers.  Ends
+        without a terminal frame when frames it needs were dropped; the reader
+        resumes, and is then told that they are gone.
         """
         position = max(after_id, self._begin)
-        while True:
-            while position < self.last_id:
-                if position < self._dropped_through:
+        self._readers += 1
+        if self._readers == 1:
+            self._followed(True)
+        try:
+            while True:
+                while position < self.last_id:
+                    if position < self._dropped_through:
+                        return
+                    batch, position = self._batch(position)
+                    yield batch
+                    # A replay waits for nothing but `send`, which may never
+                    # suspend: without this the loop would serve no one else, and
+                    # a client that left would not be noticed.
+                    if position < self.last_id:
+                        await anyio.lowlevel.checkpoint()
+                if self.sealed:
                     return
-                batch, position = self._batch(position)
-                yield batch
-                # A replay waits for nothing but `send`, which may never
-                # suspend: without this the loop would serve no one else, and a
-                # client that left would not be noticed.
-                if position < self.last_id:
-                    await anyio.lowlevel.checkpoint()
-            if self.sealed:
-                return
-            if self._farewell is not None:
-                yield self._farewell
-                return
-            await self._next_change()
+                if self._farewell is not None:
+                    yield self._farewell
+                    return
+                await self._next_change()
+        finally:
+            self._readers -= 1
+            if self._readers == 0:
+                self._followed(False)
 
     async def _next_change(self) -> None:
         # `asyncio.Event` does the same at twice the cost, once per token and reader.

@@ -37,14 +37,23 @@ class HeldLease:
         self._renewed_at = 0.0
         self._turn = anyio.Lock()
 
-    async def acquire(self) -> Lease:
-        """Take the slot; raises `LeaseRefused` or `PoolManagerAway`.
+    @property
+    def slot(self) -> int | None:
+        """The slot held; None before it is, and after."""
+        return None if self._lease is None else self._lease.slot
+
+    async def acquire(self, preferred_slot: int | None = None) -> Lease:
+        """Take a slot; raises `LeaseRefused` or `PoolManagerAway`.
 
         There is no await between the answer and its assignment, so that a
         cancellation cannot lose a lease that was granted.
         """
         self._lease = lease = await self._pools.acquire(
-            self._replica_id, self._task_id, self._epoch, self._correlation_id
+            self._replica_id,
+            self._task_id,
+            self._epoch,
+            self._correlation_id,
+            preferred_slot,
         )
         self._renewed_at = self._clock.now()
         return lease

@@ -1,8 +1,10 @@
-"""Every event log there is, and how long a finished one is kept."""
+"""Every event log there is, who is followed, and how long a finished one is kept."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
+from functools import partial
 
 from contracts.config import Streams
 from orchestratord.runtime.event_log import EventLog
@@ -15,11 +17,14 @@ class LogShelf:
         self._config = config
         self._logs: dict[str, EventLog] = {}
         self._finished: OrderedDict[str, float] = OrderedDict()
+        self._finished_bytes = 0
+        self.followed: set[str] = set()
+        """Tasks whose log has a reader now."""
 
     def open(self, task_id: str, first_id: int = 1) -> EventLog:
         """A new, empty log."""
-        log = EventLog(self._config.log_bytes, first_id)
-        self._logs[task_id] = log
+        note = partial(self._note_audience, task_id)
+        log = self._logs[task_id] = EventLog(self._config.log_bytes, first_id, note)
         return log
 
     def get(self, task_id: str) -> EventLog | None:
@@ -29,14 +34,24 @@ class LogShelf:
     def finished(self, task_id: str, now: float) -> None:
         """Start the retention of a sealed log; `now` in monotonic seconds."""
         self._finished[task_id] = now
+        self._finished_bytes += self._logs[task_id].bytes
 
-    def evict(self, now: float) -> None:
-        """Drop finished logs past their retention, or the oldest while all are too large."""
+    def evict(self, now: float, running: Iterable[EventLog]) -> None:
+        """Drop finished logs past their retention, or the oldest while all are too large.
+
+        Logs of tasks that run count too; those of waiting ones hold next to nothing.
+        """
         expired = now - self._config.retention_ms / 1000
-        total = sum(log.bytes for log in self._logs.values())
+        room = self._config.log_total_bytes - sum(log.bytes for log in running)
         while self._finished:
             task_id, finished_at = next(iter(self._finished.items()))
-            if finished_at > expired and total <= self._config.log_total_bytes:
+            if finished_at > expired and self._finished_bytes <= room:
                 return
             del self._finished[task_id]
-            total -= self._logs.pop(task_id).bytes
+            self._finished_bytes -= self._logs.pop(task_id).bytes
+
+    def _note_audience(self, task_id: str, present: bool) -> None:
+        if present:
+            self.followed.add(task_id)
+        else:
+            self.followed.discard(task_id)

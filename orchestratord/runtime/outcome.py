@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from contracts.errors import MESSAGE_MAX, RETRIABLE, ErrorCode
 from contracts.events import EndEvent, ErrorEvent
+from contracts.sessions import Budgets
 from contracts.tasks import TaskState
 from orchestratord.domain.task_state import Move
 from orchestratord.runtime.attempt import Attempt
@@ -39,10 +40,13 @@ def outcome_of(
 ) -> Outcome:
     """The row of a task that ended; `last_event_id` is that of its terminal event."""
     succeeded = ending if isinstance(ending, Succeeded) else None
-    started = attempt.started_at if attempt else None
-    first = attempt.first_token_at if attempt else None
-    last = attempt.last_token_at if attempt else None
-    generated = attempt.tokens_out if attempt else 0
+    progress = attempt.progress if attempt else None
+    started = progress.started_at if progress else None
+    first = progress.first_token_at if progress else None
+    last = progress.last_token_at if progress else None
+    generated = progress.tokens_out if progress else 0
+    # Of an attempt that gave no token nobody knows how much was evaluated.
+    evaluated = progress if progress and (succeeded or generated) else None
     code, message = _error_of(ending)
     return Outcome(
         state=_STATES[type(ending)],
@@ -50,18 +54,20 @@ def outcome_of(
         last_event_id=last_event_id,
         text=attempt.text if attempt else "",
         tokens_out=succeeded.tokens_out if succeeded else generated,
-        tokens_in=succeeded.tokens_in if succeeded else None,
+        tokens_in=evaluated.prompt_tokens if evaluated else None,
+        cached_tokens=evaluated.cached_tokens if evaluated else None,
         finish_reason=succeeded.finish_reason if succeeded else None,
         queue_ms=_elapsed_ms(accepted_at, at.now if started is None else started),
         first_token_ms=_elapsed_ms(started, first),
         decode_ms=_elapsed_ms(first, last),
+        run_ms=_elapsed_ms(started, at.now),
         error_code=code,
         error_message=message,
     )
 
 
-def terminal_event(outcome: Outcome) -> EndEvent | ErrorEvent:
-    """The last event of the stream, saying what the row says."""
+def terminal_event(outcome: Outcome, budgets: Budgets | None = None) -> EndEvent | ErrorEvent:
+    """The last event of the stream, saying what the row says; `budgets` of its session."""
     if outcome.error_code is not None:
         code = ErrorCode(outcome.error_code)
         return ErrorEvent(
@@ -75,6 +81,7 @@ def terminal_event(outcome: Outcome) -> EndEvent | ErrorEvent:
         queue_ms=outcome.queue_ms or 0,
         first_token_ms=outcome.first_token_ms,
         decode_ms=outcome.decode_ms,
+        budgets=budgets,
     )
 
 
@@ -82,7 +89,7 @@ def _error_of(ending: Final) -> tuple[str | None, str | None]:
     match ending:
         case Failed(code, message):
             return code.value, message[:MESSAGE_MAX]
-        case Canceled(message):
+        case Canceled(message=message):
             return ErrorCode.CANCELED.value, message
         case Succeeded():
             return None, None

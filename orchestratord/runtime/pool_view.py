@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from contracts.pools import DeviceView, PoolView, ReplicaState, ReplicaView, Snapshot
 from orchestratord.domain.placement import Candidate
+from orchestratord.domain.prediction import Average
 
 DISTRUST_S = 0.5
+COMING_UP = frozenset({ReplicaState.PROVISIONING, ReplicaState.STARTING})
 
 
 class PoolsView:
@@ -19,13 +23,15 @@ class PoolsView:
         self._pools: dict[str, PoolView] = {}
         self._candidates: dict[str, list[Candidate]] = {}
         self._distrusted: dict[str, float] = {}
+        self._coming_since: dict[str, float] = {}
+        self._load_ms: dict[str, Average] = {}
 
     @property
     def pools(self) -> dict[str, PoolView]:
         """Every pool by id, as last seen."""
         return self._pools
 
-    def update(self, snapshot: Snapshot | None) -> None:
+    def update(self, snapshot: Snapshot | None, now: float) -> None:
         """Take a snapshot; None says that pool_managerd is away."""
         self.connected = snapshot is not None
         if snapshot is None:
@@ -33,9 +39,10 @@ class PoolsView:
         self.devices = snapshot.devices
         self.devices_age_ms = snapshot.devices_age_ms
         self._pools = {pool.pool_id: pool for pool in snapshot.pools}
+        self._note_loads(snapshot, now)
         free = {device.uuid: self._free_bytes(device) for device in snapshot.devices}
         self._candidates = {
-            pool.pool_id: [_candidate(pool, replica, free) for replica in pool.replicas]
+            pool.pool_id: [self._candidate(pool, replica, free, now) for replica in pool.replicas]
             for pool in snapshot.pools
         }
 
@@ -60,6 +67,10 @@ class PoolsView:
             for pool_id, candidates in self._candidates.items()
         }
 
+    def replicas(self, pool_id: str) -> Sequence[Candidate]:
+        """Replicas of one pool for a prediction, distrusted or not."""
+        return self._candidates.get(pool_id, ()) if self.connected else ()
+
     def engine_version(self, pool_id: str) -> str | None:
         """What the replicas of a pool report; None until one has."""
         pool = self._pools.get(pool_id)
@@ -80,12 +91,33 @@ class PoolsView:
             return 0
         return max(0, device.total_bytes - device.used_bytes - self._reserve_bytes)
 
+    def _candidate(
+        self, pool: PoolView, replica: ReplicaView, free: dict[str, int], now: float
+    ) -> Candidate:
+        ready = replica.state is ReplicaState.READY and not pool.draining
+        return Candidate(
+            replica_id=replica.replica_id,
+            ready=ready,
+            slots_total=replica.slots_total if ready else pool.slots,
+            free_vram_bytes=min((free.get(uuid, 0) for uuid in replica.devices), default=0),
+            ready_in_ms=0.0 if ready else self._ready_in_ms(pool, replica, now),
+        )
 
-def _candidate(pool: PoolView, replica: ReplicaView, free: dict[str, int]) -> Candidate:
-    return Candidate(
-        replica_id=replica.replica_id,
-        ready=replica.state is ReplicaState.READY and not pool.draining,
-        slots_total=replica.slots_total,
-        active=0,
-        free_vram_bytes=min((free.get(uuid, 0) for uuid in replica.devices), default=0),
-    )
+    def _ready_in_ms(self, pool: PoolView, replica: ReplicaView, now: float) -> float | None:
+        """When a replica that is coming up will serve, from how long its pool's loads took."""
+        since = self._coming_since.get(replica.replica_id)
+        load_ms = self._load_ms.setdefault(pool.pool_id, Average()).value
+        if pool.draining or since is None or load_ms is None:
+            return None
+        return max(0.0, load_ms - (now - since) * 1000)
+
+    def _note_loads(self, snapshot: Snapshot, now: float) -> None:
+        for pool in snapshot.pools:
+            for replica in pool.replicas:
+                if replica.state in COMING_UP:
+                    self._coming_since.setdefault(replica.replica_id, now)
+                    continue
+                since = self._coming_since.pop(replica.replica_id, None)
+                if since is not None and replica.state is ReplicaState.READY:
+                    load = self._load_ms.setdefault(pool.pool_id, Average())
+                    load.add((now - since) * 1000)

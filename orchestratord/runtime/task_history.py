@@ -6,17 +6,21 @@ import sqlite3
 from dataclasses import dataclass
 
 from contracts.tasks import TaskState
+from orchestratord.clock import Clock
+from orchestratord.domain.scheduler import Scheduler
 from orchestratord.errors import TaskUnknown
-from orchestratord.runtime.dispatcher import Dispatcher
+from orchestratord.runtime.admissions import milliseconds
+from orchestratord.runtime.pool_view import PoolsView
 from orchestratord.stores.tasks import TaskStore
 
 
 @dataclass(frozen=True, slots=True)
 class RecordedTask:
-    """A row, and the number of tasks ahead of it: None once it has left the queue."""
+    """A row, and its place in line with its predicted start, ms: None once it has left."""
 
     row: sqlite3.Row
     queue_position: int | None
+    predicted_start_ms: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +34,13 @@ class HistoryPage:
 class TaskHistory:
     """What GET answers: always the database, so that an end seen once is seen by all."""
 
-    def __init__(self, store: TaskStore, dispatcher: Dispatcher) -> None:
+    def __init__(
+        self, store: TaskStore, scheduler: Scheduler, pools: PoolsView, clock: Clock
+    ) -> None:
         self._store = store
-        self._dispatcher = dispatcher
+        self._scheduler = scheduler
+        self._pools = pools
+        self._clock = clock
 
     async def get(self, task_id: str) -> RecordedTask:
         """One task; raises `TaskUnknown`."""
@@ -41,12 +49,22 @@ class TaskHistory:
             raise TaskUnknown(task_id)
         return self._recorded(row)
 
-    async def page(self, state: TaskState | None, before: int | None, limit: int) -> HistoryPage:
+    async def page(
+        self,
+        state: TaskState | None,
+        session_id: str | None,
+        before: int | None,
+        limit: int,
+    ) -> HistoryPage:
         """At most `limit` tasks accepted before the sequence number `before`."""
-        rows = await self._store.page(state, before, limit + 1)
+        rows = await self._store.page(state, before, limit + 1, session_id)
         more = len(rows) > limit
         tasks = [self._recorded(row) for row in rows[:limit]]
         return HistoryPage(tasks, rows[limit - 1]["sequence"] if more else None)
 
     def _recorded(self, row: sqlite3.Row) -> RecordedTask:
-        return RecordedTask(row, self._dispatcher.position(row["task_id"]))
+        candidates = self._pools.replicas(row["pool_id"])
+        forecast = self._scheduler.forecast(row["task_id"], self._clock.now(), candidates)
+        if forecast is None:
+            return RecordedTask(row, None, None)
+        return RecordedTask(row, forecast.position, milliseconds(forecast.start_ms))

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from contracts.errors import ErrorCode
 from contracts.metrics import UNKNOWN
 from contracts.service.prometheus import MetricsRegistry
-from contracts.tasks import Priority, TaskState
+from contracts.tasks import Priority
 from orchestratord.domain.admission import PoolSpec
 from orchestratord.domain.scheduler import Scheduler
 from orchestratord.runtime.active_task import ActiveTask
 from orchestratord.runtime.attempt import Attempt
+from orchestratord.runtime.ending import Canceled
+from orchestratord.runtime.outcome import Final
 from orchestratord.stores.tasks import Outcome
 
 
@@ -29,6 +33,8 @@ class TaskMetrics:
         self._first_token = registry.histogram("latency_first_token_ms")
         self._decode = registry.histogram("latency_decode_ms")
         self._queue_wait = registry.histogram("queue_wait_ms")
+        self._prediction_error = registry.histogram("prediction_error_ms")
+        self._backpressure = registry.counter("admission_backpressure_events_total")
 
     def queue_depth(self, spec: PoolSpec, engine_version: str | None, queue: Scheduler) -> None:
         """Show how many tasks of each class wait for a pool.
@@ -55,18 +61,27 @@ class TaskMetrics:
         """A task was refused."""
         self._rejected.labels(engine or UNKNOWN, code).inc()
 
+    def backpressure(self, engine: str, policy: Literal["reject", "drop-lru"]) -> None:
+        """A full queue was met, and this was done about it."""
+        self._backpressure.labels(engine, policy).inc()
+
+    def predicted(self, error_ms: float | None) -> None:
+        """A task starts so much later than it was told when it was accepted."""
+        if error_ms is not None:
+            self._prediction_error.observe(abs(error_ms))
+
     def started(self, task: ActiveTask, attempt: Attempt) -> None:
         """An attempt began."""
         self._started.labels(*_replica_labels(task, attempt), task.new.request.priority).inc()
 
-    def finished(self, task: ActiveTask, outcome: Outcome) -> None:
+    def finished(self, task: ActiveTask, outcome: Outcome, ending: Final) -> None:
         """A task reached a terminal state."""
         replica = _replica_labels(task, task.attempt)
         engine, version, pool_id, _ = replica
         priority = task.new.request.priority
         self._finished.labels(*replica, priority, outcome.state).inc()
-        if outcome.state is TaskState.CANCELED:
-            self._canceled.labels(*replica, "client").inc()
+        if isinstance(ending, Canceled):
+            self._canceled.labels(*replica, ending.by).inc()
         self._tokens_in.labels(*replica).inc(outcome.tokens_in or 0)
         self._tokens_out.labels(*replica).inc(outcome.tokens_out)
         for histogram, value in (

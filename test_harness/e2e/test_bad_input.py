@@ -40,9 +40,9 @@ def test_an_unknown_key_is_named(tmp_path: Path, name: DaemonName) -> None:
 @pytest.mark.parametrize("name", DAEMONS)
 def test_a_setting_nothing_obeys_is_refused(tmp_path: Path, name: DaemonName) -> None:
     """LO-SYS-013: silence would be worse."""
-    code, line = refused(Stack(tmp_path, [], sessions={"max_turns": 3}), name)
+    code, line = refused(Stack(tmp_path, [], artifacts={"max_bytes": 3}), name)
     assert code == 78
-    assert "sessions" in line
+    assert "artifacts" in line
 
 
 @pytest.mark.parametrize("name", DAEMONS)

@@ -10,7 +10,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from contracts.pools import Lease, Snapshot
+from contracts.pools import Endpoint, Lease, Snapshot
 from contracts.service.run_files import RunFile
 from contracts.service.settings import Secret
 from orchestratord.clients import pools
@@ -74,6 +74,31 @@ async def test_a_lease_is_asked_for_with_everything_it_is_fenced_by(
     assert seen.headers["authorization"] == "Bearer t0ken-of-the-tests"
     assert seen.headers["x-correlation-id"] == "c-1"
     assert seen.headers["content-type"] == "application/json"
+
+
+async def test_a_slot_can_be_preferred_and_a_renewal_names_the_one_it_has(
+    client: PoolsClient, manager: StandIn
+) -> None:
+    """LO-ORC-127, LO-POOL-070."""
+    manager.answers += [plain(201, GRANT), plain(200, GRANT)]
+    await client.acquire("chat/0", TASK_ID, 2, "c-1", preferred_slot=3)
+    await client.renew(LEASE, "chat/0", TASK_ID, 2)
+    assert [json.loads(seen.body)["preferred_slot"] for seen in manager.seen] == [3, LEASE.slot]
+
+
+async def test_an_endpoint_is_asked_for_without_a_lease(
+    client: PoolsClient, manager: StandIn
+) -> None:
+    """LO-POOL-063."""
+    found = Endpoint(base_url="http://127.0.0.1:9", api_key="k")
+    manager.answers += [plain(200, found.model_dump_json().encode()), plain(409)]
+    assert await client.endpoint("chat/0") == found
+    assert (manager.seen[0].method, manager.seen[0].path) == (
+        "GET",
+        "/v1/replicas/chat/0/endpoint",
+    )
+    with pytest.raises(LeaseRefused):
+        await client.endpoint("chat/0")
 
 
 async def test_a_lease_is_renewed_and_released_by_its_id(

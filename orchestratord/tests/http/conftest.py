@@ -22,8 +22,8 @@ from orchestratord.app import RouteGroups
 from orchestratord.domain.admission import PoolSpec
 from orchestratord.http.observability import ObservabilityRoutes
 from orchestratord.http.pools import PoolRoutes
+from orchestratord.http.sessions import SessionRoutes
 from orchestratord.http.tasks import TaskRoutes
-from orchestratord.runtime.task_history import TaskHistory
 from orchestratord.tests.runtime.world import World, world_at
 
 SPEC = PoolSpec("chat", "llamacpp", "tiny", "file:/models/tiny", ctx=512)
@@ -67,12 +67,9 @@ def site(tmp_path: Path) -> Opening:
             it = Site(listener.getsockname()[1], drain, world=world)
             routes = RouteGroups(
                 tasks=TaskRoutes(
-                    world.dispatcher,
-                    world.shelf,
-                    TaskHistory(world.store, world.dispatcher),
-                    config,
-                    drain,
+                    world.admissions, world.dispatcher, world.shelf, world.history, config, drain
                 ),
+                sessions=SessionRoutes(world.sessions, config.limits),
                 pools=PoolRoutes([SPEC], world.pools, world.scheduler, config),
                 observability=ObservabilityRoutes(world.registry, drain),
             ).routes()

@@ -48,7 +48,7 @@ async def test_a_stream_that_is_unknown_is_404_and_one_that_is_gone_410(site: Op
         assert (await stream_of(it, task_id="no-uuid")).status == 404
         await it.post(task_id=TASK_ID)
         await done(it)
-        it.behind.shelf.evict(1e12)
+        it.behind.shelf.evict(1e12, ())
         answer = await stream_of(it)
         assert (answer.status, answer.json["code"]) == (410, "GONE")
         assert (await it.ask("GET", f"/v1/tasks/{TASK_ID}")).json["text"] == "hello"

@@ -30,7 +30,7 @@ async def recorded(path: Path, state: str, queue_position: int | None = None) ->
             await store.finish(id_of(1), outcome(TaskState(state)))
         row = await store.get(id_of(1))
         assert row is not None
-        return RecordedTask(row, queue_position)
+        return RecordedTask(row, queue_position, 1_500 if queue_position else None)
 
 
 @pytest.mark.parametrize("state", STEPS)
@@ -39,6 +39,7 @@ async def test_a_view_tells_what_is_known_and_null_for_the_rest(tmp_path: Path, 
     ended = state in ("succeeded", "canceled")
     assert view.state == state
     assert view.queue_position == (4 if state == "queued" else None)
+    assert view.predicted_start_ms == (1_500 if state == "queued" else None)
     assert view.attempt == (0 if state == "queued" else 1)
     assert (view.placement is None) == (state == "queued")
     assert (view.usage is not None) == (view.finished_ms is not None) == ended

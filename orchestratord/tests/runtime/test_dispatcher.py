@@ -12,7 +12,7 @@ import pytest
 from contracts.errors import ErrorCode, Refusal
 from contracts.tasks import Priority, TaskState
 from orchestratord.errors import ModelUnknown, QueueFull, ShuttingDown, StorageBusy, TaskConflict
-from orchestratord.runtime.dispatcher import Accepted
+from orchestratord.runtime.admissions import Accepted
 from orchestratord.tests.builders import TASK_ID, replica
 from orchestratord.tests.runtime.world import END, World, world_at
 from orchestratord.tests.stores.rows import id_of
@@ -188,7 +188,7 @@ async def test_waiting_tasks_start_interactive_first_then_in_order(path: Path) -
             await world.submit(prompt=f"{n}", priority=priority)
             for n, priority in enumerate(("batch", "interactive", "batch", "interactive"))
         ]
-        assert [world.dispatcher.position(task.task_id) for task in order] == [2, 0, 3, 1]
+        assert [world.position(task.task_id) for task in order] == [2, 0, 3, 1]
         world.serve(replica())
         for task in order:
             await world.frames(task)

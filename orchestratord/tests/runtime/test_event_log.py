@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import cast
 
 import anyio
 import anyio.lowlevel
@@ -100,7 +98,7 @@ async def test_a_reader_resumes_after_any_id_without_gap_or_repeat() -> None:
 
 async def test_a_reader_that_waits_is_given_each_event_when_it_comes() -> None:
     log = filled(1, sealed=False)
-    async with aclosing(cast(AsyncGenerator[bytes, None], log.follow(0))) as frames:
+    async with aclosing(log.follow(0)) as frames:
         assert parse(await anext(frames))[0].id == 1
         log.append_token("two")
         assert parse(await anext(frames))[0].data["t"] == "two"
@@ -156,7 +154,7 @@ async def test_one_large_event_does_not_lift_the_bound() -> None:
 
 async def test_a_reader_whose_events_were_dropped_is_ended_not_given_a_gap() -> None:
     log = filled(10, sealed=False, max_bytes=4_096)
-    async with aclosing(cast(AsyncGenerator[bytes, None], log.follow(0))) as frames:
+    async with aclosing(log.follow(0)) as frames:
         assert parse(await anext(frames))[-1].id == 10
         for _ in range(200):
             log.append_token("more ")

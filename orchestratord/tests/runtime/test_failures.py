@@ -11,11 +11,13 @@ import pytest
 from contracts.config import Streams
 from contracts.errors import ErrorCode
 from orchestratord.errors import StorageBusy
+from orchestratord.runtime.recovery import INTERRUPTIONS_MAX
+from orchestratord.stores.sessions import Settlement
 from orchestratord.stores.tasks import Outcome
-from orchestratord.tests.builders import replica
+from orchestratord.tests.builders import TASK_ID, replica
 from orchestratord.tests.runtime.frames import text_of
 from orchestratord.tests.runtime.world import END, PoolFault, World, error_of, world_at
-from worker_adapters.base import Token
+from worker_adapters.base import Progress, Token
 from worker_adapters.errors import EngineLost
 from worker_adapters.scripted import Fault, Step
 
@@ -29,7 +31,7 @@ async def test_a_lease_that_is_not_granted_puts_the_task_back_in_line(
     world.leases.faults.append(fault)
     accepted = await world.submit()
     await anyio.wait_all_tasks_blocked()
-    assert world.dispatcher.position(accepted.task_id) == 0
+    assert world.position(accepted.task_id) == 0
     assert (await world.row(accepted))["state"] == "queued"
     await world.pass_time(1)
     frames = await world.frames(accepted)
@@ -66,14 +68,45 @@ async def test_an_engine_lost_after_a_token_ends_the_task_worker_reset(world: Wo
     assert len(world.engines.clients) == 1
 
 
-async def test_a_task_that_lost_three_replicas_is_given_up(world: World) -> None:
+async def test_a_task_that_brought_down_three_replicas_is_poison(world: World) -> None:
     """LO-ORC-044."""
     world.serve(*(replica(n) for n in range(4)))
     world.play([Fault.LOST], [Fault.LOST], [Fault.LOST])
     frames = await world.frames(await world.submit())
     assert [frame.name for frame in frames] == ["started"] * 3 + ["error"]
-    assert error_of(frames) is ErrorCode.WORKER_RESET
+    assert error_of(frames) is ErrorCode.POISON
     assert "given up after 3" in frames[-1].data["message"]
+    assert frames[-1].data["retriable"] is False
+
+
+async def test_replicas_lost_are_counted_over_a_restart(path: Path) -> None:
+    """LO-ORC-044."""
+    async with world_at(path, slots=0) as world:
+        world.play([Fault.LOST], [Fault.LOST])
+        accepted = await world.submit(TASK_ID)
+        world.serve(replica(0), replica(1))
+        await anyio.wait_all_tasks_blocked()
+        assert (await world.row(accepted))["resets"] == 2
+    async with world_at(path, slots=0, recover=True) as world:
+        world.play([Fault.LOST])
+        world.serve(replica(0))
+        assert error_of(await world.frames(TASK_ID)) is ErrorCode.POISON
+
+
+async def test_a_task_that_is_running_whenever_the_daemon_dies_is_given_up(path: Path) -> None:
+    """LO-ORC-044."""
+    for life in range(INTERRUPTIONS_MAX + 1):
+        async with world_at(path, recover=True) as world:
+            world.play([Fault.SILENT])
+            if life == 0:
+                await world.submit(TASK_ID)
+            else:
+                world.dispatcher.pump()
+            await anyio.wait_all_tasks_blocked()
+            assert (await world.row(TASK_ID))["interruptions"] == life
+    async with world_at(path, recover=True) as world:
+        assert error_of(await world.frames(TASK_ID)) is ErrorCode.POISON
+        assert world.engines.clients == []
 
 
 @pytest.mark.parametrize(
@@ -95,11 +128,13 @@ async def test_what_an_engine_will_never_do_ends_the_task(
     assert len(world.engines.clients) == 1
 
 
-async def test_an_engine_that_goes_on_past_max_tokens_is_cut(world: World) -> None:
-    world.play([Token("a")] * 50)
+async def test_an_engine_that_goes_on_past_max_tokens_is_stopped_there(world: World) -> None:
+    """LO-ORC-140: the answer is whole as far as it was asked for."""
+    world.play([Progress(7, 2, 7), *[Token("a")] * 50])
     frames = await world.frames(await world.submit(max_tokens=4))
-    assert error_of(frames) is ErrorCode.UPSTREAM_PROTOCOL
     assert text_of(frames) == "aaaa"
+    end = frames[-1].data
+    assert (end["finish_reason"], end["tokens_in"], end["tokens_out"]) == ("length", 7, 4)
     assert world.engines.clients[0].abandoned == 1
 
 
@@ -129,7 +164,7 @@ async def test_a_defect_while_an_end_is_written_ends_that_task_and_no_other(
     """LO-ORC-100."""
     finish = world.store.finish
 
-    async def broken(_task_id: str, _outcome: Outcome) -> None:
+    async def broken(_task_id: str, _outcome: Outcome, _settlement: Settlement) -> None:
         monkeypatch.setattr(world.store, "finish", finish)
         raise ValueError("a detail that no client reads")
 

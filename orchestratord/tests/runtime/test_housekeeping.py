@@ -14,7 +14,7 @@ from orchestratord.clients.pools import LEASE_TTL_MS
 from orchestratord.tests.builders import replica
 from orchestratord.tests.runtime.frames import text_of
 from orchestratord.tests.runtime.world import END, PoolFault, World, error_of, world_at
-from worker_adapters.base import Token
+from worker_adapters.base import Progress, Token
 from worker_adapters.scripted import Fault
 
 pytestmark = pytest.mark.anyio
@@ -112,7 +112,7 @@ async def test_a_manager_that_is_away_interrupts_no_attempt(world: World) -> Non
     world.play([Token("a"), gate, END])
     accepted = await world.submit()
     await world.until(accepted, "token")
-    world.pools.update(None)
+    world.pools.update(None, 0.0)
     world.leases.renewal_fault = PoolFault.AWAY
     await world.pass_time(RENEWAL_S)
     await anyio.wait_all_tasks_blocked()
@@ -187,3 +187,48 @@ async def test_an_attempt_that_is_stopped_as_its_mark_is_written_ends_unread(
     frames = await world.frames(accepted)
     assert [frame.name for frame in frames] == ["started", "error"]
     assert error_of(frames) is ErrorCode.CANCELED
+
+
+async def test_a_daemon_that_stood_still_blames_no_engine_for_it(world: World) -> None:
+    """LO-ORC-045: the tokens of that time wait in the sockets, and are read first."""
+    gate = asyncio.Event()
+    world.play([Token("a"), gate, Token("b"), Fault.SILENT])
+    accepted = await world.submit()
+    await world.until(accepted, "token")
+    await world.pass_time(1)
+    world.clock.advance(60)
+    world.housekeeping.tick(world.clock.now())
+    gate.set()
+    await anyio.wait_all_tasks_blocked()
+    await world.pass_time(29)
+    assert not world.log(accepted).sealed
+    await world.pass_time(2)
+    assert error_of(await world.frames(accepted)) is ErrorCode.DECODE_TIMEOUT
+
+
+async def test_an_engine_that_is_silent_after_a_stall_is_given_up_a_moment_later(
+    world: World,
+) -> None:
+    """LO-ORC-045."""
+    world.play([Token("a"), Fault.SILENT])
+    accepted = await world.submit()
+    await world.until(accepted, "token")
+    await world.pass_time(1)
+    world.clock.advance(60)
+    world.housekeeping.tick(world.clock.now())
+    assert not world.log(accepted).sealed
+    await world.pass_time(1.1)
+    assert error_of(await world.frames(accepted)) is ErrorCode.DECODE_TIMEOUT
+
+
+async def test_a_prefill_that_shows_progress_is_slow_and_not_dead(world: World) -> None:
+    """LO-ORC-045."""
+    gates = [asyncio.Event() for _ in range(4)]
+    steps = [step for n, gate in enumerate(gates) for step in (Progress(400, 0, 100 * n), gate)]
+    world.play([*steps, Token("a"), END])
+    accepted = await world.submit()
+    for gate in gates:
+        await anyio.wait_all_tasks_blocked()
+        await world.pass_time(119)
+        gate.set()
+    assert (await world.frames(accepted))[-1].name == "end"

@@ -14,7 +14,6 @@ import pytest
 from contracts.errors import ErrorCode
 from orchestratord.domain.admission import PoolSpec
 from orchestratord.errors import ShuttingDown
-from orchestratord.runtime.shutdown import shut_down
 from orchestratord.tests.builders import TASK_ID, replica
 from orchestratord.tests.runtime.frames import Frame, text_of
 from orchestratord.tests.runtime.world import (
@@ -50,7 +49,7 @@ async def test_readers_of_queued_tasks_are_told_without_an_id_and_the_tasks_live
             group.start_soon(reader)
             group.start_soon(reader)
             await anyio.wait_all_tasks_blocked()
-            await shut_down(world.dispatcher, 0)
+            await world.stop(0)
         assert got[0] == got[1] == await world.frames(accepted)
         (frame,) = got[0]
         assert (frame.id, frame.name, frame.data["code"]) == (None, "error", "SHUTTING_DOWN")
@@ -61,7 +60,7 @@ async def test_readers_of_queued_tasks_are_told_without_an_id_and_the_tasks_live
 async def test_a_stopping_daemon_accepts_and_starts_nothing(path: Path) -> None:
     async with world_at(path, slots=0) as world:
         accepted = await world.submit()
-        await shut_down(world.dispatcher, 0)
+        await world.stop(0)
         with pytest.raises(ShuttingDown):
             await world.submit()
         world.serve(replica())
@@ -76,7 +75,7 @@ async def test_a_running_task_is_given_its_time(world: World) -> None:
     accepted = await world.submit()
     await world.until(accepted, "token")
     async with anyio.create_task_group() as group:
-        group.start_soon(shut_down, world.dispatcher, PATIENT_MS)
+        group.start_soon(world.stop, PATIENT_MS)
         await anyio.wait_all_tasks_blocked()
         gate.set()
     assert (await world.frames(accepted))[-1].name == "end"
@@ -89,7 +88,7 @@ async def test_readers_of_queued_tasks_need_not_wait_for_the_running_ones(world:
     running, queued = await world.submit(), await world.submit()
     await world.until(running, "token")
     async with anyio.create_task_group() as group:
-        group.start_soon(shut_down, world.dispatcher, PATIENT_MS)
+        group.start_soon(world.stop, PATIENT_MS)
         (frame,) = await world.frames(queued)
         assert (frame.id, frame.data["code"]) == (None, "SHUTTING_DOWN")
         assert not world.log(running).sealed
@@ -101,7 +100,7 @@ async def test_past_its_time_a_task_nobody_read_goes_back_in_line(world: World) 
     world.play([Fault.SILENT])
     accepted = await world.submit()
     await world.until(accepted, "started")
-    await shut_down(world.dispatcher, 0)
+    await world.stop(0)
     frames = await world.frames(accepted)
     assert [(frame.name, frame.id) for frame in frames] == [("started", 1), ("error", None)]
     assert frames[-1].data["code"] == "SHUTTING_DOWN"
@@ -117,7 +116,7 @@ async def test_past_its_time_a_task_somebody_read_fails_so_that_it_can_be_sent_a
     world.play([Token("a"), Fault.SILENT])
     accepted = await world.submit()
     await world.until(accepted, "token")
-    await shut_down(world.dispatcher, 0)
+    await world.stop(0)
     frames = await world.frames(accepted)
     assert error_of(frames) is ErrorCode.SHUTTING_DOWN
     assert (frames[-1].id, frames[-1].data["retriable"]) == (3, True)
@@ -127,7 +126,7 @@ async def test_past_its_time_a_task_somebody_read_fails_so_that_it_can_be_sent_a
 
 async def test_an_idle_daemon_stops_at_once(world: World) -> None:
     with anyio.fail_after(PATIENCE_S):
-        await shut_down(world.dispatcher, 10**9)
+        await world.stop(10**9)
 
 
 async def test_queued_tasks_survive_a_kill_and_keep_their_order(path: Path) -> None:
@@ -140,7 +139,7 @@ async def test_queued_tasks_survive_a_kill_and_keep_their_order(path: Path) -> N
     async with world_at(path, clock=clock, slots=0, recover=True) as world:
         later = await world.submit(id_of(9), prompt="9")
         assert later.queue_position == 3
-        assert world.scheduler.position(id_of(1)) == 0
+        assert world.position(id_of(1)) == 0
         world.serve(replica())
         for number in (1, 2, 3, 4, 5, 6, 9):
             frames = await world.frames(id_of(number))
@@ -191,7 +190,7 @@ async def test_a_running_task_somebody_read_is_interrupted_after_a_kill(path: Pa
         assert world.log(TASK_ID).keeps_all_after(len(seen))
         assert world.engines.clients == []
         world.clock.advance(301)
-        world.shelf.evict(world.clock.now())
+        world.shelf.evict(world.clock.now(), ())
         assert world.shelf.get(TASK_ID) is None
 
 
@@ -215,7 +214,7 @@ async def test_a_deadline_goes_on_while_the_daemon_is_down(path: Path) -> None:
         await world.pass_time(0)
         assert error_of(await world.frames(id_of(1))) is ErrorCode.DEADLINE_UNMET
         await world.pass_time(4.9)
-        assert world.scheduler.position(id_of(2)) == 0
+        assert world.position(id_of(2)) == 0
         await world.pass_time(0.2)
         assert error_of(await world.frames(id_of(2))) is ErrorCode.DEADLINE_UNMET
 
@@ -226,7 +225,7 @@ async def test_a_wall_clock_that_was_set_back_counts_as_no_time(path: Path) -> N
     clock = HandClock(epoch_ms=1)
     async with world_at(path, clock=clock, slots=0, recover=True) as world:
         await world.pass_time(0.9)
-        assert world.scheduler.position(TASK_ID) == 0
+        assert world.position(TASK_ID) == 0
         await world.pass_time(0.2)
         assert error_of(await world.frames(TASK_ID)) is ErrorCode.DEADLINE_UNMET
 
@@ -236,7 +235,7 @@ async def test_more_tasks_than_the_queue_holds_are_all_taken_up(path: Path) -> N
         for number in range(1, 6):
             await world.submit(id_of(number))
     async with world_at(path, capacity=2, slots=0, recover=True) as world:
-        assert [world.scheduler.position(id_of(n)) for n in range(1, 6)] == [0, 1, 2, 3, 4]
+        assert [world.position(id_of(n)) for n in range(1, 6)] == [0, 1, 2, 3, 4]
 
 
 async def test_a_second_start_finds_what_the_first_one_ended(path: Path) -> None:

@@ -17,24 +17,35 @@ from anyio.abc import TaskGroup
 from contracts.config import Streams, Timeouts
 from contracts.errors import ErrorCode
 from contracts.ids import new_uuid
-from contracts.pools import Lease, ReplicaView
+from contracts.pools import DeviceView, Endpoint, Lease, ReplicaView
+from contracts.service.failpoints import Failpoints
 from contracts.service.prometheus import MetricsRegistry
 from orchestratord.clients.pools import LeaseRefused, PoolManagerAway, PoolsClient
 from orchestratord.domain.admission import PoolSpec
-from orchestratord.domain.scheduler import Scheduler
+from orchestratord.domain.budgets import Limits, Price
+from orchestratord.domain.scheduler import QueueRules, Scheduler
+from orchestratord.domain.sessions import SessionTable, SessionTerms
+from orchestratord.runtime.admissions import Accepted, Admissions
 from orchestratord.runtime.attempt import Attempt, AttemptTools
-from orchestratord.runtime.dispatcher import Accepted, Dispatcher
+from orchestratord.runtime.dispatcher import Dispatcher
 from orchestratord.runtime.event_log import EventLog
 from orchestratord.runtime.housekeeping import Housekeeping
 from orchestratord.runtime.log_shelf import LogShelf
+from orchestratord.runtime.metrics_feed import MetricsFeed
 from orchestratord.runtime.pool_view import PoolsView
+from orchestratord.runtime.prompt_counter import PromptCounter
 from orchestratord.runtime.recovery import Recovery
+from orchestratord.runtime.sessions import Sessions
+from orchestratord.runtime.shutdown import shut_down
+from orchestratord.runtime.task_history import TaskHistory
 from orchestratord.runtime.task_metrics import TaskMetrics
 from orchestratord.stores.database import Database, open_database
+from orchestratord.stores.sessions import SessionStore
 from orchestratord.stores.tasks import TaskStore
 from orchestratord.tests.builders import pool_view, replica, snapshot, task_request
 from orchestratord.tests.runtime.frames import Frame, parse, read
 from worker_adapters.base import EngineClient, Finished, Token
+from worker_adapters.errors import EngineError
 from worker_adapters.registry import Engine
 from worker_adapters.scripted import ScriptedClient, Step
 from worker_adapters.transport import EngineTransport
@@ -42,6 +53,7 @@ from worker_adapters.transport import EngineTransport
 WIDE = PoolSpec("chat", "llamacpp", "tiny", "file:/models/tiny", ctx=1_000_000)
 END = Finished(finish_reason="stop", tokens_in=3, tokens_out=2, cached_tokens=0)
 GREETING: tuple[Step, ...] = (Token("hel"), Token("lo"), END)
+LOOK_S = 0.5
 PATIENCE_S = 10.0
 """A bound on what should take milliseconds."""
 
@@ -81,16 +93,25 @@ class PoolsStandIn(PoolsClient):
         self.held: dict[str, str] = {}
         self.epochs: list[tuple[str, int]] = []
         self.renewals = 0
+        self.preferred: list[int | None] = []
+        self.endpoints = 0
         self.release_allowed = anyio.Event()
         self.release_allowed.set()
 
     async def acquire(
-        self, replica_id: str, task_id: str, epoch: int, correlation_id: str
+        self,
+        replica_id: str,
+        task_id: str,
+        epoch: int,
+        correlation_id: str,
+        preferred_slot: int | None = None,
     ) -> Lease:
         self.epochs.append((replica_id, epoch))
+        self.preferred.append(preferred_slot)
         if self.faults:
             _play(self.faults.popleft())
-        lease = Lease(lease_id=new_uuid(), base_url="http://127.0.0.1:9", api_key=None, slot=0)
+        slot = preferred_slot or 0
+        lease = Lease(lease_id=new_uuid(), base_url="http://127.0.0.1:9", api_key=None, slot=slot)
         self.held[lease.lease_id] = replica_id
         return lease
 
@@ -99,6 +120,12 @@ class PoolsStandIn(PoolsClient):
             _play(self.renewal_fault)
         self.held[lease.lease_id] = replica_id
         self.renewals += 1
+
+    async def endpoint(self, replica_id: str) -> Endpoint:
+        self.endpoints += 1
+        if self.faults:
+            _play(self.faults.popleft())
+        return Endpoint(base_url="http://127.0.0.1:9", api_key=None)
 
     async def release(self, lease: Lease, correlation_id: str) -> None:
         await self.release_allowed.wait()
@@ -116,6 +143,15 @@ class Engines:
     scripts: deque[Sequence[Step]] = field(default_factory=deque)
     clients: list[ScriptedClient] = field(default_factory=list)
     defect: Exception | None = None
+    counters: list[ScriptedClient] = field(default_factory=list)
+    uncountable: EngineError | None = None
+
+    def counter(self, _transport: EngineTransport, _url: str, _key: str | None) -> EngineClient:
+        """A client that is asked for the size of a prompt; a word is a token."""
+        if self.uncountable is not None:
+            raise self.uncountable
+        self.counters.append(ScriptedClient(()))
+        return self.counters[-1]
 
     def client(self, _transport: EngineTransport, _url: str, _key: str | None) -> EngineClient:
         if self.defect is not None:
@@ -142,8 +178,12 @@ class World:
     scheduler: Scheduler
     pools: PoolsView
     shelf: LogShelf
+    admissions: Admissions
     dispatcher: Dispatcher
     housekeeping: Housekeeping
+    feed: MetricsFeed
+    history: TaskHistory
+    sessions: Sessions
     recovery: Recovery
     registry: MetricsRegistry
     group: TaskGroup
@@ -152,13 +192,22 @@ class World:
         """What the next attempts will see, one script each."""
         self.engines.scripts.extend(scripts)
 
-    def serve(self, *replicas: ReplicaView) -> None:
+    def serve(self, *replicas: ReplicaView, devices: Sequence[DeviceView] = ()) -> None:
         """A snapshot with these replicas came in."""
-        self.pools.update(snapshot(pool_view(*replicas)))
+        self.pools.update(snapshot(pool_view(*replicas), devices=devices), self.clock.now())
         self.dispatcher.pump()
 
     async def submit(self, task_id: str | None = None, **fields: Any) -> Accepted:
-        return await self.dispatcher.submit(task_request(task_id=task_id, **fields), "c-1")
+        return await self.admissions.submit(task_request(task_id=task_id, **fields), "c-1")
+
+    def position(self, task: Accepted | str) -> int | None:
+        """Tasks ahead of it as of now."""
+        task_id = task if isinstance(task, str) else task.task_id
+        return self.scheduler.position(task_id, self.clock.now())
+
+    async def stop(self, drain_ms: int) -> None:
+        """What the daemon does at SIGTERM."""
+        await shut_down(self.dispatcher, self.store, drain_ms)
 
     def log(self, task: Accepted | str) -> EventLog:
         found = self.shelf.get(task if isinstance(task, str) else task.task_id)
@@ -188,8 +237,12 @@ class World:
         return next(a for t, a in self.dispatcher.attempts if t.new.task_id == task.task_id)
 
     async def pass_time(self, seconds: float) -> None:
-        """Move the clock, and look at everything once."""
-        self.clock.advance(seconds)
+        """Move the clock as time passes: with a look at everything at least every half second."""
+        end = self.clock.now() + seconds
+        while self.clock.now() + LOOK_S < end:
+            self.clock.advance(LOOK_S)
+            self.housekeeping.tick(self.clock.now())
+        self.clock.advance(end - self.clock.now())
         self.housekeeping.tick(self.clock.now())
         await anyio.lowlevel.checkpoint()
 
@@ -205,6 +258,9 @@ class World:
             other.close()
 
 
+NO_LIMITS = SessionTerms(600_000, 8, Limits())
+
+
 @asynccontextmanager
 async def world_at(
     path: Path,
@@ -212,30 +268,49 @@ async def world_at(
     clock: HandClock | None = None,
     specs: Sequence[PoolSpec] = (WIDE,),
     capacity: int = 256,
+    rules: QueueRules | None = None,
+    terms: SessionTerms = NO_LIMITS,
+    price: float = 0.0,
     slots: int = 1,
     recover: bool = False,
     streams: Streams | None = None,
+    failpoints: Failpoints | None = None,
 ) -> AsyncIterator[World]:
     """A daemon's life; leaving the block is a kill: nothing is finished, nothing is told."""
     clock, engines, leases = clock or HandClock(), Engines(), PoolsStandIn()
     streams, registry = streams or Streams(), MetricsRegistry("orchestratord")
-    async with open_database(path) as database, anyio.create_task_group() as group:
+    failpoints = failpoints or Failpoints.none()
+    async with open_database(path, failpoints) as database, anyio.create_task_group() as group:
         await database._writer.call(_impatient)
-        store, scheduler = TaskStore(database), Scheduler([s.pool_id for s in specs], capacity)
-        pools, shelf = PoolsView(), LogShelf(streams)
-        tools = AttemptTools(leases, engines.table, EngineTransport(), store, clock, Timeouts())
-        dispatcher = Dispatcher(
+        store, session_store = TaskStore(database), SessionStore(database)
+        scheduler = Scheduler(
+            [s.pool_id for s in specs],
+            rules or QueueRules(capacity),
+            SessionTable(terms),
+            Price.per_thousand(price),
+        )
+        pools, shelf, transport = PoolsView(), LogShelf(streams), EngineTransport()
+        tools = AttemptTools(leases, engines.table, transport, store, clock, Timeouts(), failpoints)
+        metrics = TaskMetrics(registry)
+        dispatcher = Dispatcher(scheduler, pools, shelf, tools, metrics, group)
+        admissions = Admissions(
             specs,
             scheduler,
             pools,
-            shelf,
-            tools,
-            TaskMetrics(registry),
-            group,
+            PromptCounter(
+                leases, pools, {"llamacpp": Engine("llamacpp", {}, engines.counter)}, transport
+            ),
+            store,
+            dispatcher,
+            metrics,
+            clock,
+            failpoints,
             await store.last_sequence(),
         )
-        recovery = Recovery(store, shelf, clock, dispatcher)
-        housekeeping = Housekeeping(dispatcher, shelf, store, clock, streams, group)
+        recovery = Recovery(store, session_store, shelf, clock, scheduler, dispatcher)
+        housekeeping = Housekeeping(
+            dispatcher, scheduler.sessions, shelf, store, session_store, clock, streams, group
+        )
         world = World(
             path=path,
             clock=clock,
@@ -246,8 +321,12 @@ async def world_at(
             scheduler=scheduler,
             pools=pools,
             shelf=shelf,
+            admissions=admissions,
             dispatcher=dispatcher,
             housekeeping=housekeeping,
+            feed=MetricsFeed(dispatcher, scheduler, pools, shelf, store, clock, streams),
+            history=TaskHistory(store, scheduler, pools, clock),
+            sessions=Sessions(scheduler.sessions, session_store, pools, dispatcher, clock),
             recovery=recovery,
             registry=registry,
             group=group,

@@ -1,0 +1,71 @@
+"""Counting a prompt with the tokenizer of the engine that will read it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import anyio
+import structlog
+
+from contracts.pools import Endpoint, ReplicaState
+from contracts.tasks import TaskRequest
+from orchestratord.clients.pools import LeaseRefused, PoolManagerAway, PoolsClient
+from orchestratord.domain.admission import PoolSpec
+from orchestratord.domain.prompt_size import PromptSize
+from orchestratord.runtime.attempt import generation_request
+from orchestratord.runtime.pool_view import PoolsView
+from worker_adapters.errors import EngineError
+from worker_adapters.registry import Engine
+from worker_adapters.transport import EngineTransport
+
+log = structlog.get_logger()
+
+COUNT_DEADLINE_S = 2.0
+
+
+class PromptCounter:
+    """Asks any ready replica of a pool; its address and key are kept while its launch lasts."""
+
+    def __init__(
+        self,
+        pools: PoolsClient,
+        view: PoolsView,
+        engines: Mapping[str, Engine],
+        transport: EngineTransport,
+    ) -> None:
+        self._pools = pools
+        self._view = view
+        self._engines = engines
+        self._transport = transport
+        self._endpoints: dict[str, tuple[str | None, Endpoint]] = {}
+
+    async def count(
+        self, request: TaskRequest, spec: PoolSpec, correlation_id: str
+    ) -> PromptSize | None:
+        """The exact size of a request's prompt; None where nobody could be asked in time."""
+        generation = generation_request(request, seed=0, slot=None, correlation_id=correlation_id)
+        try:
+            with anyio.fail_after(COUNT_DEADLINE_S):
+                endpoint = await self._endpoint(spec.pool_id)
+                if endpoint is None:
+                    return None
+                client = self._engines[spec.engine].client(
+                    self._transport, endpoint.base_url, endpoint.api_key
+                )
+                return PromptSize.counted(await client.count_prompt(generation))
+        except (EngineError, LeaseRefused, PoolManagerAway, TimeoutError) as error:
+            log.info("prompt_not_counted", pool_id=spec.pool_id, reason=str(error) or "timed out")
+            return None
+
+    async def _endpoint(self, pool_id: str) -> Endpoint | None:
+        view = self._view.pools.get(pool_id)
+        for replica in view.replicas if view else ():
+            if replica.state is not ReplicaState.READY:
+                continue
+            launch = f"{replica.pid} {replica.base_url}"
+            known = self._endpoints.get(replica.replica_id)
+            if known is None or known[0] != launch:
+                known = (launch, await self._pools.endpoint(replica.replica_id))
+                self._endpoints[replica.replica_id] = known
+            return known[1]
+        return None
