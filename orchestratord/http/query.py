@@ -4,9 +4,24 @@ from __future__ import annotations
 
 import re
 
+from starlette.datastructures import QueryParams
+
 from contracts.errors import ErrorCode, Refusal
+from contracts.service.routes import Parameter
+
+PAGE_DEFAULT, PAGE_MAX = 50, 500
+LIMIT = Parameter(
+    "limit",
+    f"At most so many; {PAGE_DEFAULT} where absent.",
+    {"type": "integer", "minimum": 1, "maximum": PAGE_MAX},
+)
 
 _NUMBER = re.compile(r"[1-9][0-9]{0,14}")
+
+
+def page_limit(query: QueryParams) -> int:
+    """How many entries a page is to have; raises INVALID_PARAMS."""
+    return whole_number("limit", query.get("limit"), PAGE_MAX) or PAGE_DEFAULT
 
 
 def whole_number(name: str, text: str | None, most: int) -> int | None:

@@ -14,10 +14,9 @@ from contracts.service.envelope import contract_response
 from contracts.service.json_body import read_contract
 from contracts.service.routes import ApiRoute, Operation, Parameter, Scope
 from contracts.sessions import SessionPage, SessionSettings, SessionView
-from orchestratord.http.query import bad_query, whole_number
+from orchestratord.http.query import LIMIT, bad_query, page_limit
 from orchestratord.runtime.sessions import Sessions
 
-PAGE_DEFAULT, PAGE_MAX = 50, 500
 _CURSOR_PATTERN = r"^[0-9]{15}-[0-9a-f-]{36}$"
 _CURSOR = re.compile(_CURSOR_PATTERN)
 
@@ -32,7 +31,7 @@ class SessionRoutes:
     async def page(self, request: Request) -> Response:
         """Sessions, newest first."""
         query = request.query_params
-        limit = whole_number("limit", query.get("limit"), PAGE_MAX) or PAGE_DEFAULT
+        limit = page_limit(query)
         cursor = query.get("cursor")
         if cursor is not None and not _CURSOR.fullmatch(cursor):
             raise bad_query("cursor", "must be the next_cursor of a page")
@@ -81,11 +80,7 @@ _PAGE = Operation(
     "Sessions, newest first.",
     response=SessionPage,
     query=(
-        Parameter(
-            "limit",
-            f"At most so many; {PAGE_DEFAULT} where absent.",
-            {"type": "integer", "minimum": 1, "maximum": PAGE_MAX},
-        ),
+        LIMIT,
         Parameter(
             "cursor",
             "`next_cursor` of the page before.",

@@ -14,7 +14,7 @@ from contracts.service.json_body import read_contract
 from contracts.service.routes import EVENT_STREAM, ApiRoute, Operation, Parameter, Scope, Success
 from contracts.tasks import Admission, TaskPage, TaskRequest, TaskState, TaskView
 from orchestratord.errors import LogGone, ShuttingDown
-from orchestratord.http.query import bad_query, whole_number
+from orchestratord.http.query import LIMIT, bad_query, page_limit, whole_number
 from orchestratord.http.sse import LogResponse, resume_point
 from orchestratord.http.task_view import stream_url, task_view
 from orchestratord.runtime.admissions import Accepted, Admissions
@@ -22,8 +22,6 @@ from orchestratord.runtime.dispatcher import Dispatcher
 from orchestratord.runtime.event_log import EventLog
 from orchestratord.runtime.log_shelf import LogShelf
 from orchestratord.runtime.task_history import TaskHistory
-
-PAGE_DEFAULT, PAGE_MAX = 50, 500
 
 
 class TaskRoutes:
@@ -75,7 +73,7 @@ class TaskRoutes:
     async def page(self, request: Request) -> Response:
         """Tasks, newest first."""
         query = request.query_params
-        limit = whole_number("limit", query.get("limit"), PAGE_MAX) or PAGE_DEFAULT
+        limit = page_limit(query)
         before = whole_number("cursor", query.get("cursor"), 10**15)
         state, session_id = _state(query.get("state")), _session_id(query.get("session_id"))
         page = await self._history.page(state, session_id, before, limit)
@@ -220,11 +218,7 @@ _PAGE = Operation(
     query=(
         Parameter("state", "Only this state.", {"type": "string", "enum": list(TaskState)}),
         Parameter("session_id", "Only this session.", {"type": "string", "pattern": UUID_PATTERN}),
-        Parameter(
-            "limit",
-            f"At most so many; {PAGE_DEFAULT} where absent.",
-            {"type": "integer", "minimum": 1, "maximum": PAGE_MAX},
-        ),
+        LIMIT,
         Parameter(
             "cursor",
             "`next_cursor` of the page before.",

@@ -22,7 +22,6 @@ from contracts.errors import ErrorCode
 from contracts.events import StartedEvent
 from contracts.pools import ReplicaView
 from contracts.service.failpoints import Failpoints
-from contracts.tasks import TaskRequest
 from orchestratord.clients.pools import LeaseRefused, PoolManagerAway, PoolsClient
 from orchestratord.clock import Clock
 from orchestratord.domain.admission import PoolSpec
@@ -30,9 +29,10 @@ from orchestratord.domain.prediction import AttemptProgress
 from orchestratord.errors import StorageBusy, StorageFull
 from orchestratord.runtime.ending import Ending, Failed, Rerun, Succeeded
 from orchestratord.runtime.event_log import EventLog
+from orchestratord.runtime.generation import generation_request
 from orchestratord.runtime.held_lease import HeldLease
 from orchestratord.stores.tasks import NewTask, StartedAttempt, TaskStore
-from worker_adapters.base import Finished, GenerationRequest, Progress
+from worker_adapters.base import Finished, Progress
 from worker_adapters.errors import EngineBusy, EngineError, EngineLost, EngineUnreachable
 from worker_adapters.registry import Engine
 from worker_adapters.transport import EngineTransport
@@ -284,23 +284,3 @@ class Attempt:
         if self.readable:
             return Failed(ErrorCode.WORKER_RESET, f"{why}; part of the answer was already sent")
         return Rerun(why, reset=True)
-
-
-def generation_request(
-    request: TaskRequest, *, seed: int, slot: int | None, correlation_id: str
-) -> GenerationRequest:
-    """The task in the engine's terms: every field chosen here, none passed through."""
-    assert request.max_tokens is not None
-    return GenerationRequest(
-        prompt=request.prompt,
-        messages=request.messages,
-        max_tokens=request.max_tokens,
-        seed=seed,
-        temperature=request.temperature,
-        top_p=request.top_p,
-        top_k=request.top_k,
-        stop=request.stop or (),
-        cache_prompt=request.kv_hint != "cold",
-        slot=slot,
-        correlation_id=correlation_id,
-    )

@@ -12,7 +12,7 @@ from contracts.tasks import TaskRequest
 from orchestratord.clients.pools import LeaseRefused, PoolManagerAway, PoolsClient
 from orchestratord.domain.admission import PoolSpec
 from orchestratord.domain.prompt_size import PromptSize
-from orchestratord.runtime.attempt import generation_request
+from orchestratord.runtime.generation import generation_request
 from orchestratord.runtime.pool_view import PoolsView
 from worker_adapters.errors import EngineError
 from worker_adapters.registry import Engine

@@ -14,6 +14,7 @@ from contracts.tasks import Priority, TaskRequest, TaskState
 from orchestratord.domain.budgets import NOTHING, Amounts
 from orchestratord.errors import StorageBusy
 from orchestratord.stores import sessions
+from orchestratord.stores import task_statements as sql
 from orchestratord.stores.database import Database
 from orchestratord.stores.sessions import NO_SESSION, SessionHold, Settlement
 
@@ -118,7 +119,7 @@ class TaskStore:
         def write(connection: sqlite3.Connection) -> None:
             if session is not None:
                 sessions.hold(connection, session)
-            connection.execute(_INSERT, values)
+            connection.execute(sql.INSERT, values)
 
         try:
             await self._database.write(write)
@@ -130,7 +131,7 @@ class TaskStore:
     async def start(self, attempt: StartedAttempt) -> None:
         """queued -> running; raises `LostRace`."""
         await self._change(
-            _START,
+            sql.START,
             (
                 attempt.attempt,
                 attempt.replica_id,
@@ -150,17 +151,17 @@ class TaskStore:
         `reserved_event_id` is an id no event of this attempt will pass, so that
         ids go on rising after a crash.
         """
-        await self._change(_READABLE, (attempt, reserved_event_id, task_id, attempt))
+        await self._change(sql.READABLE, (attempt, reserved_event_id, task_id, attempt))
 
     async def requeue(
         self, task_id: str, attempt: int, last_event_id: int, resets: int = 0
     ) -> None:
         """running -> queued for an attempt nobody read a token of; raises `LostRace`."""
-        await self._change(_REQUEUE, (last_event_id, resets, task_id, attempt))
+        await self._change(sql.REQUEUE, (last_event_id, resets, task_id, attempt))
 
     async def interrupted(self, task_id: str, attempt: int) -> None:
         """running -> queued for an attempt that this daemon's death cut; raises `LostRace`."""
-        await self._change(_INTERRUPTED, (task_id, attempt))
+        await self._change(sql.INTERRUPTED, (task_id, attempt))
 
     async def finish(
         self, task_id: str, outcome: Outcome, settlement: Settlement = NO_SESSION
@@ -184,7 +185,7 @@ class TaskStore:
         )
 
         def write(connection: sqlite3.Connection) -> None:
-            _guarded(connection, _FINISH, values)
+            _guarded(connection, sql.FINISH, values)
             sessions.settle(connection, task_id, settlement)
 
         await self._database.write(write, essential=True)
@@ -200,14 +201,14 @@ class TaskStore:
         """Say which id no event of each task has passed yet, so that ids rise after a crash."""
         rows = [(event_id, task_id) for task_id, event_id in through.items()]
         await self._database.write(
-            lambda connection: connection.executemany(_RESERVE, rows), essential=True
+            lambda connection: connection.executemany(sql.RESERVE, rows), essential=True
         )
 
     async def settle_event_ids(self, last: Mapping[str, int]) -> None:
         """Say which event of each waiting task was the last, so that a clean stop leaves no gap."""
         rows = [(event_id, task_id) for task_id, event_id in last.items()]
         await self._database.write(
-            lambda connection: connection.executemany(_LAST_EVENT, rows), essential=True
+            lambda connection: connection.executemany(sql.LAST_EVENT, rows), essential=True
         )
 
     async def get(self, task_id: str) -> sqlite3.Row | None:
@@ -221,7 +222,7 @@ class TaskStore:
     async def unfinished(self) -> list[sqlite3.Row]:
         """Queued and running tasks in order of acceptance."""
         return await self._database.read(
-            lambda connection: connection.execute(_UNFINISHED).fetchall()
+            lambda connection: connection.execute(sql.UNFINISHED).fetchall()
         )
 
     async def page(
@@ -238,7 +239,7 @@ class TaskStore:
             "before": before_sequence,
             "limit": min(limit, _PAGE_MAX),
         }
-        query = _PAGE if session_id is None else _PAGE_OF_SESSION
+        query = sql.PAGE if session_id is None else sql.PAGE_OF_SESSION
         return await self._database.read(
             lambda connection: connection.execute(query, values).fetchall()
         )
@@ -255,7 +256,9 @@ class TaskStore:
         deleted = _DELETE_GROUP
         while deleted == _DELETE_GROUP:
             deleted = await self._database.write(
-                lambda connection: connection.execute(_DELETE, (before_ms, _DELETE_GROUP)).rowcount,
+                lambda connection: (
+                    connection.execute(sql.DELETE, (before_ms, _DELETE_GROUP)).rowcount
+                ),
                 essential=True,
             )
 
@@ -273,58 +276,3 @@ def _guarded(connection: sqlite3.Connection, statement: str, values: tuple[objec
 def priority_of(row: sqlite3.Row) -> Priority:
     """The queue class of a row."""
     return Priority(row["priority"])
-
-
-_INSERT = """
-INSERT INTO tasks (task_id, sequence, body_sha256, request, correlation_id, pool_id,
-                   priority, seed, created_ms, deadline_ms, session_id, held_tokens,
-                   held_time_ms, held_cost, prompt_tokens, predicted_start_ms)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-"""
-_START = """
-UPDATE tasks
-SET state = 'running', attempt = ?, replica_id = ?, engine = ?, engine_version = ?,
-    model_digest = ?, started_ms = ?, last_event_id = ?
-WHERE task_id = ? AND state = 'queued' AND attempt < ?
-"""
-_READABLE = """
-UPDATE tasks SET readable = ?, last_event_id = max(last_event_id, ?)
-WHERE task_id = ? AND state = 'running' AND attempt = ?
-"""
-_REQUEUE = """
-UPDATE tasks SET state = 'queued', last_event_id = ?, resets = ?
-WHERE task_id = ? AND state = 'running' AND attempt = ? AND readable = 0
-"""
-_INTERRUPTED = """
-UPDATE tasks SET state = 'queued', interruptions = interruptions + 1
-WHERE task_id = ? AND state = 'running' AND attempt = ? AND readable = 0
-"""
-_LAST_EVENT = "UPDATE tasks SET last_event_id = ? WHERE task_id = ? AND state = 'queued'"
-_FINISH = """
-UPDATE tasks
-SET state = ?, finished_ms = ?, last_event_id = ?, text = ?, tokens_out = ?, tokens_in = ?,
-    cached_tokens = ?, finish_reason = ?, queue_ms = ?, first_token_ms = ?, decode_ms = ?,
-    error_code = ?, error_message = ?
-WHERE task_id = ? AND finished_ms IS NULL
-"""
-_RESERVE = """
-UPDATE tasks SET last_event_id = max(last_event_id, ?) WHERE task_id = ? AND finished_ms IS NULL
-"""
-_UNFINISHED = "SELECT * FROM tasks WHERE state IN ('queued', 'running') ORDER BY sequence"
-# A page leaves out what is large: prompts and answers.
-_SHOWN = """
-SELECT task_id, sequence, correlation_id, pool_id, priority, state, seed, created_ms, attempt,
-    replica_id, engine, engine_version, model_digest, started_ms, finished_ms, finish_reason,
-    tokens_in, tokens_out, queue_ms, first_token_ms, decode_ms, error_code, error_message,
-    json_remove(request, '$.prompt', '$.messages', '$.inputs') AS request, NULL AS text
-FROM tasks
-WHERE (:state IS NULL OR state = :state) AND (:before IS NULL OR sequence < :before)
-"""
-_NEWEST_FIRST = " ORDER BY sequence DESC LIMIT :limit"
-_PAGE = _SHOWN + _NEWEST_FIRST
-_PAGE_OF_SESSION = _SHOWN + " AND session_id = :session" + _NEWEST_FIRST
-_DELETE = """
-DELETE FROM tasks WHERE task_id IN (
-    SELECT task_id FROM tasks WHERE finished_ms < ? ORDER BY finished_ms LIMIT ?
-)
-"""

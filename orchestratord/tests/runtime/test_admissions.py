@@ -153,6 +153,23 @@ async def test_a_full_queue_says_when_there_will_be_room(path: Path) -> None:
         )
 
 
+async def test_how_far_a_prediction_was_off_is_told(path: Path) -> None:
+    """LO-ORC-150."""
+    async with world_at(path) as world:
+        await paced(world, tokens=11, seconds=10.0)
+        world.play([Token("a"), gate := asyncio.Event(), Finished("stop", 1, 11, 0)])
+        running = await world.submit(max_tokens=11)
+        await world.until(running, "token")
+        waiting = await world.submit(max_tokens=11)
+        assert waiting.predicted_start_ms is not None
+        world.clock.advance(waiting.predicted_start_ms / 1000 + 0.2)
+        gate.set()
+        await world.frames(waiting)
+        scraped = world.registry.render().decode()
+        sums = [line for line in scraped.split("\n") if line.startswith("prediction_error_ms_sum")]
+        assert float(sums[0].split()[-1]) == pytest.approx(200, abs=1)
+
+
 async def test_nothing_is_predicted_before_a_rate_is_known(world: World) -> None:
     """LO-ORC-128."""
     assert (await world.submit()).predicted_start_ms is None
