@@ -21,7 +21,8 @@ from orchestratord.clients.pools import PoolsClient, new_session
 from orchestratord.clock import Clock, SystemClock
 from orchestratord.domain.admission import PoolSpec
 from orchestratord.domain.budgets import BILLION, Limits, Price
-from orchestratord.domain.scheduler import QueueRules, Scheduler
+from orchestratord.domain.decisions import QueueRules
+from orchestratord.domain.scheduler import Scheduler
 from orchestratord.domain.sessions import SessionTable, SessionTerms
 from orchestratord.http.observability import ObservabilityRoutes
 from orchestratord.http.pools import PoolRoutes

@@ -263,7 +263,7 @@ def start_after(work_ms: float, tasks: int, free_in_ms: Sequence[float]) -> floa
     if tasks == 0:
         return slots[0]
     each = work_ms / tasks
-    simulated = min(tasks, TASKS_SIMULATED)
+    simulated = min(tasks, max(TASKS_SIMULATED, len(slots)))
     if simulated < tasks:
         slots = _filled(slots, each * (tasks - simulated), each)
     heapq.heapify(slots)

@@ -15,7 +15,7 @@ position and the work ahead O(log n).
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 
 from contracts.tasks import Priority
@@ -50,12 +50,14 @@ class _Line:
         """Add a task at the place its sequence number gives it.
 
         New tasks have the highest number and join the end.  One that lost its
-        replica comes back with its old number, ahead of later arrivals; that
-        is rare, and pays for a rebuild.
+        replica comes back with its old number and takes the hole it left; where
+        that is gone with an earlier rebuild, it pays for another one.
         """
-        in_order = not self._entries or entry.sequence > self._entries[-1].sequence
-        if in_order and len(self._entries) < len(self._count) - 1:
+        place = bisect_left(self._entries, entry.sequence, key=lambda e: e.sequence)
+        if place == len(self._entries) < len(self._count) - 1:
             self._append(entry)
+        elif place < len(self._entries) and self._entries[place].sequence == entry.sequence:
+            self._refill(place, entry)
         else:
             self._rebuild(sorted([*self._waiting(), entry], key=lambda e: e.sequence))
 
@@ -107,6 +109,12 @@ class _Line:
         self._place[entry.task_id] = len(self._entries)
         self._entries.append(entry)
         self._add(len(self._entries), entry.work, 1)
+
+    def _refill(self, place: int, entry: Entry) -> None:
+        self._place[entry.task_id] = place
+        self._entries[place] = entry
+        self._first = min(self._first, place)
+        self._add(place + 1, entry.work, 1)
 
     def _add(self, index: int, work: Work, sign: int) -> None:
         prompt, guided, unguided = sign * work.prompt, sign * work.guided, sign * work.unguided

@@ -12,12 +12,19 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterable, Sequence
 
 from contracts.tasks import Priority, TaskState
 from orchestratord.domain.budgets import NOTHING, Amounts, Ledger, Price
+from orchestratord.domain.decisions import (
+    Admitted,
+    Ask,
+    Candidates,
+    Drop,
+    Expire,
+    QueueRules,
+    Start,
+)
 from orchestratord.domain.placement import Candidate, choose
 from orchestratord.domain.pool_state import PoolState
 from orchestratord.domain.prediction import AttemptProgress, Forecast, Work
@@ -29,71 +36,6 @@ from orchestratord.errors import DeadlineUnmet, QueueFull
 _STALE_DEADLINES = 64
 TIME_STEP_MS = 1_000
 """Held of a time budget for a task nothing can be predicted of."""
-
-Candidates = Mapping[str, Sequence[Candidate]]
-
-
-@dataclass(frozen=True, slots=True)
-class QueueRules:
-    """How many wait, what a full queue does, and how long batch work lets others go first."""
-
-    capacity: int
-    policy: Literal["reject", "drop-lru"] = "reject"
-    batch_max_wait_s: float = 300.0
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """What a task asks for; `hold_tokens` is the most it can come to."""
-
-    task_id: str
-    pool_id: str
-    priority: Priority
-    prompt_tokens: int
-    max_tokens: int
-    expected_tokens: int | None = None
-    hold_tokens: int = 0
-    deadline_ms: int | None = None
-    session_id: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Admitted:
-    """A task that passed every check; place, turn and budgets are held for it."""
-
-    ask: Ask
-    work: Work
-    hold: Amounts
-    session: Session | None
-    forecast: Forecast
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """Run this task on this replica as this attempt.
-
-    `prediction_error_ms` is how much later it starts than its admission said:
-    None for a further attempt, or where nothing was predicted.
-    """
-
-    task_id: str
-    replica_id: str
-    attempt: int
-    prediction_error_ms: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Expire:
-    """This task's deadline passed while it waited."""
-
-    task_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Drop:
-    """This batch task made room for a newer one."""
-
-    task_id: str
 
 
 class Scheduler:
@@ -161,9 +103,7 @@ class Scheduler:
     def backoff_ms(self, pool_id: str, now: float, candidates: Sequence[Candidate]) -> int | None:
         """When a task would find room; 0 where there is some, None where that is not known."""
         pool = self._pools[pool_id]
-        if len(pool.queue) + pool.reserved < self._rules.capacity:
-            return 0
-        return pool.room_in_ms(now, candidates)
+        return pool.room_in_ms(now, candidates) if self._is_full(pool) else 0
 
     # -- decisions ---------------------------------------------------------
 
@@ -281,19 +221,22 @@ class Scheduler:
         return Amounts(ask.hold_tokens, time_ms, self.price.of(ask.hold_tokens))
 
     def _refuse_full(self, pool: PoolState, now: float, candidates: Sequence[Candidate]) -> None:
-        """Refuse where there is no room; a batch task that can be dropped is room.
+        if self._is_full(pool):
+            room = pool.room_in_ms(now, candidates)
+            raise QueueFull(pool.pool_id, self._rules.capacity, self._rules.policy, room)
+
+    def _is_full(self, pool: PoolState) -> bool:
+        """Whether there is no room; a batch task that can be dropped is room.
 
         Tasks that may not be dropped, and places held for what is on its way,
         together never pass the capacity; so by the time a held place becomes a
         real one there is a batch task to drop, whatever started or was canceled
         in between.
         """
-        capacity, held = self._rules.capacity, len(pool.queue) + pool.reserved
+        held = len(pool.queue) + pool.reserved
         if self._rules.policy == "drop-lru":
             held -= pool.queue.depth(Priority.BATCH)
-        if held >= capacity:
-            room = pool.room_in_ms(now, candidates)
-            raise QueueFull(pool.pool_id, capacity, self._rules.policy, room)
+        return held >= self._rules.capacity
 
     def _make_room(self, pool: PoolState) -> Iterable[Drop]:
         while len(pool.queue) > self._rules.capacity:
@@ -333,7 +276,7 @@ class Scheduler:
         while self._deadlines and self._deadlines[0][0] <= now:
             _, task_id = heapq.heappop(self._deadlines)
             task = self._queued(task_id)
-            if task is not None:
+            if task is not None and task.deadline is not None and task.deadline <= now:
                 self._leave_queue(task, Move.FAIL)
                 yield Expire(task_id)
 

@@ -11,6 +11,7 @@ that task's text, so the session that was there before is cold from then on.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -53,6 +54,12 @@ class Session:
     tasks: set[str] = field(default_factory=set)
     place: CachePlace | None = None
     kv_warmth: float = 0.0
+    earlier: set[str] = field(default_factory=set)
+    """Its tasks from before it was deleted; their turns are counted no more."""
+    opened: bool = False
+    """Whether somebody wrote its settings."""
+    revived: bool = False
+    """Whether a task brought it back after it was deleted."""
     stored: bool = False
     """Whether it has a row on disk; one that has none goes with its first task."""
     output_share: Average = field(default_factory=Average)
@@ -63,6 +70,10 @@ class Session:
         if self.tasks:
             return self.terms.ttl_ms
         return max(0, self.terms.ttl_ms - round((now - self.touched_at) * 1000))
+
+    def is_at(self, key: tuple[str, int]) -> bool:
+        """Whether its cache is in this slot of this replica."""
+        return self.place is not None and (self.place.replica_id, self.place.slot) == key
 
     def cool(self) -> None:
         """Its cache is gone."""
@@ -131,7 +142,10 @@ class SessionTable:
         self, session_id: str, task_id: str, hold: Amounts, now: float, unix_ms: int
     ) -> Session:
         """Take a turn and hold the amounts; `check` has passed."""
+        known = self.known(session_id, now)
+        revives = known is not None and known.deleted
         session = self._opened(session_id, now, unix_ms)
+        session.revived = session.revived or revives
         session.turns += 1
         session.tasks.add(task_id)
         session.ledger.reserve(hold)
@@ -140,10 +154,13 @@ class SessionTable:
 
     def withdraw(self, session: Session, task_id: str, hold: Amounts) -> None:
         """Undo `admit`: the task was not accepted after all."""
-        session.turns -= 1
+        if task_id not in session.earlier:
+            session.turns -= 1
         session.tasks.discard(task_id)
         session.ledger.release(hold)
-        if not session.stored and not session.tasks:
+        if session.revived and session.turns == 0:
+            session.deleted = True
+        if not session.stored and not session.opened and not session.tasks:
             self._forget(session.session_id)
 
     def settle(
@@ -162,7 +179,7 @@ class SessionTable:
         key = (place.replica_id, place.slot)
         before = self._sessions.get(self._warm.pop(key, ""))
         displaced = None
-        if before is not None and before is not session:
+        if before is not None and before is not session and before.is_at(key):
             before.cool()
             displaced = before.session_id
         if session is None or session.deleted:
@@ -182,9 +199,9 @@ class SessionTable:
         None where no slot is known to be free.
         """
         place = None if session is None else session.place
-        if place is not None and place.replica_id == replica_id and place.slot not in busy:
-            return place.slot
         free = [slot for slot in range(slots) if slot not in busy]
+        if place is not None and place.replica_id == replica_id and place.slot in free:
+            return place.slot
         return min(free, key=lambda slot: (self._warm_since(replica_id, slot), slot), default=None)
 
     def open(self, session_id: str, terms: SessionTerms, now: float, unix_ms: int) -> Session:
@@ -196,6 +213,7 @@ class SessionTable:
         if self.known(session_id, now) is None and len(self._sessions) >= SESSIONS_MAX:
             raise SessionsFull(SESSIONS_MAX)
         session = self._opened(session_id, now, unix_ms)
+        session.opened, session.revived = True, False
         session.terms = terms
         session.ledger.limits = terms.limits
         session.touched_at = now
@@ -203,7 +221,7 @@ class SessionTable:
 
     def delete(self, session: Session) -> None:
         """Take it out of sight and out of the cache; its spend stays until its TTL."""
-        session.deleted = True
+        session.deleted, session.earlier = True, set(session.tasks)
         if session.place is not None:
             self._warm.pop((session.place.replica_id, session.place.slot), None)
         session.cool()
@@ -233,4 +251,4 @@ class SessionTable:
     def _warm_since(self, replica_id: str, slot: int) -> float:
         """When the session whose cache a slot holds was last at work; long ago for none."""
         session = self._sessions.get(self._warm.get((replica_id, slot), ""))
-        return 0.0 if session is None else session.touched_at
+        return -math.inf if session is None else session.touched_at

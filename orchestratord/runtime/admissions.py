@@ -28,10 +28,11 @@ from orchestratord.domain.admission import (
     refuse_too_long,
     refuse_unserved,
 )
+from orchestratord.domain.decisions import Admitted, Ask
 from orchestratord.domain.identity import body_digest
 from orchestratord.domain.prompt_size import PromptSize, estimate
 from orchestratord.domain.scheduled_task import ScheduledTask
-from orchestratord.domain.scheduler import Admitted, Ask, Scheduler
+from orchestratord.domain.scheduler import Scheduler
 from orchestratord.errors import ContextExceeded, QueueFull, ShuttingDown, TaskConflict
 from orchestratord.runtime.dispatcher import Dispatcher
 from orchestratord.runtime.pool_view import PoolsView

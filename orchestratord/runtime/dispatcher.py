@@ -19,8 +19,9 @@ from anyio.abc import TaskGroup
 
 from contracts.errors import ErrorCode
 from orchestratord.domain.admission import PoolSpec
+from orchestratord.domain.decisions import Admitted, Drop, Expire, Start
 from orchestratord.domain.scheduled_task import ScheduledTask
-from orchestratord.domain.scheduler import Admitted, Drop, Expire, Scheduler, Start
+from orchestratord.domain.scheduler import Scheduler
 from orchestratord.errors import StorageBusy, StorageFull, TaskUnknown
 from orchestratord.runtime.active_task import NEVER, ActiveTask
 from orchestratord.runtime.attempt import Attempt, AttemptTools

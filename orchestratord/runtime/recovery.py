@@ -8,6 +8,7 @@ too often without an end is given up.
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from collections.abc import Sequence
 
@@ -54,6 +55,7 @@ class Recovery:
         self._clock = clock
         self._scheduler = scheduler
         self._dispatcher = dispatcher
+        self._latest = -math.inf
 
     async def run(self, specs: Sequence[PoolSpec]) -> None:
         """Take up every session and every unfinished task, or end it."""
@@ -131,10 +133,15 @@ class Recovery:
         return None if session_id is None else self._scheduler.sessions.of_task(session_id)
 
     def _accepted_at(self, row: sqlite3.Row) -> float:
-        """The acceptance on today's monotonic clock; a wall clock set back counts as no time."""
+        """The acceptance on today's monotonic clock; a wall clock set back counts as no time.
+
+        Rows come in the order of their acceptance, and no wall clock makes a later
+        one older than the one before.
+        """
         created_ms: int = row["created_ms"]
         age_ms = max(0, self._clock.unix_ms() - created_ms)
-        return self._clock.now() - age_ms / 1000
+        self._latest = max(self._latest, self._clock.now() - age_ms / 1000)
+        return self._latest
 
 
 def _new_task(row: sqlite3.Row) -> NewTask:

@@ -1,268 +1,106 @@
-"""The scheduler against a model, and the promises it makes by name: LO-ORC-033."""
+"""The promises a scheduler makes, by name."""
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import replace
-
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from contracts.tasks import Priority, TaskState
-from orchestratord.domain.placement import Candidate, choose
-from orchestratord.domain.scheduler import Expire, ScheduledTask, Scheduler, Start
+from contracts.tasks import Priority
+from orchestratord.domain.budgets import Amounts, Ledger
+from orchestratord.domain.decisions import Expire, Start
+from orchestratord.domain.sessions import CachePlace, Session
 from orchestratord.domain.task_state import IllegalMove, Move
 from orchestratord.errors import QueueFull
-
-POOLS = ("a", "b")
-CLASSES = (Priority.INTERACTIVE, Priority.BATCH)
-CAPACITY = 6
-WAITS = (None, 0.0, 1.0, 3.0)
-ENDINGS = (Move.SUCCEED, Move.FAIL, Move.CANCEL)
-
-
-def candidate(pool_id: str, number: int, slots: int = 1, free: int = 0) -> Candidate:
-    return Candidate(f"{pool_id}/{number}", slots > 0, slots, 0, free)
-
-
-replicas_of_pools = st.fixed_dictionaries(
-    {},
-    optional={
-        pool_id: st.lists(
-            st.builds(
-                candidate,
-                st.just(pool_id),
-                st.integers(0, 2),
-                st.integers(0, 3),
-                st.sampled_from((0, 12, 24)),
-            ),
-            max_size=3,
-            unique_by=lambda c: c.replica_id,
-        )
-        for pool_id in POOLS
-    },
+from orchestratord.tests.domain.scheduling import (
+    NO_REPLICA,
+    ONE,
+    TERMS,
+    ask,
+    candidate,
+    committed,
+    run_alone,
+    scheduler_of,
+    task,
 )
-
-
-class SchedulerMachine(RuleBasedStateMachine):
-    """Everything a dispatcher may do, in any order, with replicas that come and go.
-
-    The model is a dict of live tasks and a place held for each reservation.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.scheduler = Scheduler(POOLS, CAPACITY)
-        self.live: dict[str, ScheduledTask] = {}
-        self.reserved = Counter(dict.fromkeys(POOLS, 0))
-        self.active: Counter[str] = Counter()
-        self.gone: list[str] = []
-        self.candidates = {pool_id: [candidate(pool_id, 0, slots=2)] for pool_id in POOLS}
-        self.sequence = 0
-        self.now = 0.0
-
-    @rule(found=replicas_of_pools)
-    def replicas_change(self, found: dict[str, list[Candidate]]) -> None:
-        self.candidates = found
-
-    @rule(seconds=st.sampled_from((0.5, 1.0, 4.0)))
-    def time_passes(self, seconds: float) -> None:
-        self.now += seconds
-        self.decide()
-
-    @rule(pool_id=st.sampled_from(POOLS))
-    def reserve(self, pool_id: str) -> None:
-        if len(self._queued(pool_id)) + self.reserved[pool_id] >= CAPACITY:
-            with pytest.raises(QueueFull):
-                self.scheduler.reserve(pool_id)
-        else:
-            self.scheduler.reserve(pool_id)
-            self.reserved[pool_id] += 1
-
-    @precondition(lambda self: self.reserved.total())
-    @rule(data=st.data(), commits=st.booleans(), wait=st.sampled_from(WAITS))
-    def commit_ends(self, data: st.DataObject, commits: bool, wait: float | None) -> None:
-        held = [pool_id for pool_id in POOLS if self.reserved[pool_id]]
-        pool_id = data.draw(st.sampled_from(held))
-        self.scheduler.release(pool_id)
-        self.reserved[pool_id] -= 1
-        if commits:
-            self._enqueue(pool_id, data.draw(st.sampled_from(CLASSES)), wait)
-
-    @rule(
-        pool_id=st.sampled_from(POOLS),
-        priority=st.sampled_from(CLASSES),
-        wait=st.sampled_from(WAITS),
-    )
-    def recover(self, pool_id: str, priority: Priority, wait: float | None) -> None:
-        self._enqueue(pool_id, priority, wait)
-        self.decide()
-
-    @rule()
-    def decide(self) -> None:
-        decisions = self.scheduler.decide(self.now, self.candidates)
-        expired = {d.task_id for d in decisions if isinstance(d, Expire)}
-        assert expired == {
-            task_id
-            for task_id, task in self.live.items()
-            if task.state is TaskState.QUEUED
-            and task.deadline is not None
-            and task.deadline <= self.now
-        }
-        for task_id in expired:
-            self._forget(task_id)
-        for decision in decisions[len(expired) :]:
-            assert isinstance(decision, Start)
-            self._check_start(decision)
-        for pool_id in POOLS:
-            assert not self._queued(pool_id) or self._best(pool_id) is None
-
-    @precondition(lambda self: self.live)
-    @rule(data=st.data())
-    def cancel(self, data: st.DataObject) -> None:
-        task = self._any_task(data)
-        queued = task.state is TaskState.QUEUED
-        assert self.scheduler.cancel(task.task_id) is queued
-        if queued:
-            self._forget(task.task_id)
-
-    @precondition(lambda self: self.active.total())
-    @rule(data=st.data(), move=st.sampled_from((*ENDINGS, Move.RERUN)))
-    def attempt_ends(self, data: st.DataObject, move: Move) -> None:
-        running = [t for t in self.live.values() if t.state is TaskState.RUNNING]
-        task = data.draw(st.sampled_from(running))
-        assert task.replica_id is not None
-        self.active[task.replica_id] -= 1
-        if move is Move.RERUN:
-            self.scheduler.rerun(task.task_id)
-            task.state, task.replica_id = TaskState.QUEUED, None
-        else:
-            self.scheduler.finish(task.task_id, move)
-            self._forget(task.task_id)
-
-    @invariant()
-    def nothing_is_lost_or_doubled(self) -> None:
-        for pool_id in POOLS:
-            queued = self._queued(pool_id)
-            assert [self.scheduler.position(task_id) for task_id in queued] == list(
-                range(len(queued))
-            )
-            depths = {p: self.scheduler.depth(pool_id, p) for p in CLASSES}
-            assert depths == {p: sum(self.live[t].priority is p for t in queued) for p in CLASSES}
-            assert self.scheduler.running(pool_id) == sum(
-                t.state is TaskState.RUNNING and t.pool_id == pool_id for t in self.live.values()
-            )
-        for replica_id, active in self.active.items():
-            assert self.scheduler.active(replica_id) == active
-        assert all(self.scheduler.position(task_id) is None for task_id in self.gone)
-
-    def _enqueue(self, pool_id: str, priority: Priority, wait: float | None) -> None:
-        self.sequence += 1
-        deadline = None if wait is None else self.now + wait
-        task = ScheduledTask(f"t{self.sequence}", pool_id, priority, self.sequence, deadline)
-        self.live[task.task_id] = replace(task)
-        self.scheduler.enqueue(task)
-
-    def _check_start(self, start: Start) -> None:
-        """It is the head of its line, in time, and on the best replica with a free slot."""
-        task = self.live[start.task_id]
-        assert task.task_id == self._queued(task.pool_id)[0]
-        assert task.deadline is None or task.deadline > self.now
-        best = self._best(task.pool_id)
-        assert best is not None
-        assert start.replica_id == best.replica_id
-        assert self.active[best.replica_id] < best.slots_total
-        task.attempt += 1
-        assert start.attempt == task.attempt
-        task.state, task.replica_id = TaskState.RUNNING, start.replica_id
-        self.active[start.replica_id] += 1
-
-    def _queued(self, pool_id: str) -> list[str]:
-        waiting = [
-            task
-            for task in self.live.values()
-            if task.pool_id == pool_id and task.state is TaskState.QUEUED
-        ]
-        waiting.sort(key=lambda t: (CLASSES.index(t.priority), t.sequence))
-        return [task.task_id for task in waiting]
-
-    def _best(self, pool_id: str) -> Candidate | None:
-        replicas = self.candidates.get(pool_id, [])
-        return choose(replace(c, active=self.active[c.replica_id]) for c in replicas)
-
-    def _any_task(self, data: st.DataObject) -> ScheduledTask:
-        return self.live[data.draw(st.sampled_from(sorted(self.live)))]
-
-    def _forget(self, task_id: str) -> None:
-        del self.live[task_id]
-        self.gone.append(task_id)
-
-
-SchedulerMachine.TestCase.settings = settings(
-    max_examples=150, stateful_step_count=50, deadline=None, derandomize=True
-)
-test_a_scheduler_agrees_with_its_model = SchedulerMachine.TestCase
-
-ONE = {"a": [candidate("a", 0)]}
-
-
-def scheduler_with(*tasks: ScheduledTask, capacity: int = CAPACITY) -> Scheduler:
-    scheduler = Scheduler(POOLS, capacity)
-    for task in tasks:
-        scheduler.enqueue(task)
-    return scheduler
-
-
-def task(
-    number: int, priority: Priority = Priority.INTERACTIVE, deadline: float | None = None
-) -> ScheduledTask:
-    return ScheduledTask(f"t{number}", "a", priority, number, deadline)
 
 
 def test_interactive_goes_before_batch_and_first_come_first_within_a_class() -> None:
     """LO-ORC-022, LO-ORC-023."""
     classes = (Priority.BATCH, Priority.INTERACTIVE, Priority.BATCH, Priority.INTERACTIVE)
-    scheduler = scheduler_with(*(task(n, priority) for n, priority in enumerate(classes)))
+    scheduler = scheduler_of(*(task(n, priority) for n, priority in enumerate(classes)))
     order = []
     for _ in classes:
         (start,) = scheduler.decide(0, ONE)
         order.append(start.task_id)
-        scheduler.finish(start.task_id, Move.SUCCEED)
+        scheduler.finish(start.task_id, Move.SUCCEED, 10, 0)
     assert order == ["t1", "t3", "t0", "t2"]
+
+
+def test_a_batch_task_that_waited_for_the_bound_goes_before_interactive_ones() -> None:
+    """LO-ORC-120."""
+    scheduler = scheduler_of(task(1, Priority.BATCH), task(2), batch_max_wait_s=30)
+    assert [scheduler.position("t1", now) for now in (29.9, 30)] == [1, 0]
+    assert [scheduler.position("t2", now) for now in (29.9, 30)] == [0, 1]
+    assert scheduler.decide(30, ONE) == [Start("t1", "a/0", 1)]
 
 
 def test_a_place_that_is_held_counts_until_it_is_given_back() -> None:
     """LO-ORC-020, LO-ORC-021."""
-    scheduler = Scheduler(POOLS, capacity=1)
-    scheduler.reserve("a")
+    scheduler = scheduler_of(capacity=1)
+    admitted = scheduler.admit(ask("t1"), 0, 0, NO_REPLICA)
     with pytest.raises(QueueFull):
-        scheduler.reserve("a")
-    scheduler.reserve("b")
-    scheduler.release("a")
-    scheduler.reserve("a")
+        scheduler.admit(ask("t2"), 0, 0, NO_REPLICA)
+    scheduler.admit(ask("t3", pool_id="b"), 0, 0, NO_REPLICA)
+    scheduler.withdraw(admitted)
+    scheduler.admit(ask("t2"), 0, 0, NO_REPLICA)
 
 
-def test_a_task_that_is_reserved_and_not_enqueued_is_never_started() -> None:
+@pytest.mark.parametrize("capacity", [1, 2, 100])
+def test_a_queue_takes_exactly_as_many_as_it_may_hold(capacity: int) -> None:
+    """LO-ORC-020, LO-ORC-021: half of them committed, half on their way."""
+    scheduler = scheduler_of(capacity=capacity)
+    admitted = 0
+    for number in range(10 * capacity):
+        try:
+            found = scheduler.admit(ask(f"t{number}"), 0, 0, NO_REPLICA)
+        except QueueFull:
+            continue
+        admitted += 1
+        if number % 2:
+            scheduler.enqueue(committed(found, number, 0), found)
+    assert admitted == capacity
+
+
+def test_a_task_that_is_admitted_and_not_enqueued_is_never_started() -> None:
     """LO-ORC-026."""
-    scheduler = Scheduler(POOLS, capacity=1)
-    scheduler.reserve("a")
+    scheduler = scheduler_of(capacity=1)
+    admitted = scheduler.admit(ask("t1"), 0, 0, ONE["a"])
     assert scheduler.decide(0, ONE) == []
+    assert scheduler.position("t1", 0) is None
+    scheduler.enqueue(committed(admitted, 1, 0), admitted)
+    assert scheduler.decide(0, ONE) == [Start("t1", "a/0", 1)]
 
 
 def test_a_task_that_comes_back_is_next_although_others_came_meanwhile() -> None:
-    scheduler = scheduler_with(task(1))
+    scheduler = scheduler_of(task(1))
     scheduler.decide(0, ONE)
     scheduler.enqueue(task(2))
     scheduler.rerun("t1")
-    assert [scheduler.position(name) for name in ("t1", "t2")] == [0, 1]
+    assert [scheduler.position(name, 0) for name in ("t1", "t2")] == [0, 1]
     assert scheduler.decide(0, ONE) == [Start("t1", "a/0", 2)]
+
+
+def test_tasks_that_come_back_find_room_in_a_full_queue() -> None:
+    scheduler = scheduler_of(task(1), capacity=1)
+    scheduler.decide(0, ONE)
+    admitted = scheduler.admit(ask("t2"), 0, 0, ONE["a"])
+    scheduler.enqueue(committed(admitted, 2, 0), admitted)
+    scheduler.rerun("t1")
+    assert [scheduler.position(name, 0) for name in ("t1", "t2")] == [0, 1]
 
 
 def test_a_deadline_that_passes_while_it_runs_still_counts_when_it_comes_back() -> None:
     """LO-ORC-025."""
-    scheduler = scheduler_with(task(1, deadline=5))
+    scheduler = scheduler_of(task(1, deadline=5))
     assert scheduler.decide(0, ONE) == [Start("t1", "a/0", 1)]
     assert scheduler.decide(6, ONE) == []
     scheduler.rerun("t1")
@@ -270,21 +108,80 @@ def test_a_deadline_that_passes_while_it_runs_still_counts_when_it_comes_back() 
 
 
 def test_deadlines_of_tasks_that_left_are_not_kept_for_ever() -> None:
-    scheduler = scheduler_with()
+    scheduler = scheduler_of()
     for number in range(2_000):
         scheduler.enqueue(task(number, deadline=1e9))
         scheduler.cancel(f"t{number}")
     assert len(scheduler._deadlines) < 200
 
 
+def test_a_deadline_does_not_outlive_its_task() -> None:
+    """LO-ORC-025: an id may come again, once its first task is forgotten."""
+    scheduler = scheduler_of(task(1, deadline=5))
+    scheduler.cancel("t1")
+    scheduler.enqueue(task(1))
+    assert scheduler.decide(6, ONE) == [Start("t1", "a/0", 1)]
+
+
 def test_an_expired_task_makes_room_in_the_same_decision() -> None:
-    scheduler = scheduler_with(task(1, deadline=1), task(2))
+    scheduler = scheduler_of(task(1, deadline=1), task(2))
     assert scheduler.decide(1, ONE) == [Expire("t1"), Start("t2", "a/0", 1)]
 
 
 def test_ending_what_does_not_run_changes_nothing() -> None:
-    scheduler = scheduler_with(task(1))
+    scheduler = scheduler_of(task(1))
     with pytest.raises(IllegalMove):
         scheduler.rerun("t1")
-    assert scheduler.position("t1") == 0
+    assert scheduler.position("t1", 0) == 0
     assert scheduler.cancel("t9") is False
+
+
+def test_a_task_goes_where_its_session_has_its_cache() -> None:
+    """LO-ORC-127: however little room is there, if a slot is free."""
+    place = CachePlace("a/0", 0, 1)
+    replicas = {"a": [candidate("a", 0, free=1), candidate("a", 1, free=24)]}
+    warm = Session("s", 1, TERMS, 0.0, Ledger(), place=place)
+    first, second = task(1), task(2)
+    first.session = second.session = warm
+    scheduler = scheduler_of(first, second, task(3))
+    started = scheduler.decide(0, replicas)
+    assert started == [Start("t1", "a/0", 1), Start("t2", "a/1", 1)]
+
+
+def test_how_late_a_task_starts_is_told_of_its_first_attempt() -> None:
+    predicted = task(1)
+    predicted.predicted_start_at = 2.0
+    scheduler = scheduler_of(predicted)
+    assert scheduler.decide(5, ONE) == [Start("t1", "a/0", 1, 3_000.0)]
+    scheduler.rerun("t1")
+    assert scheduler.decide(9, ONE) == [Start("t1", "a/0", 2, None)]
+
+
+@pytest.mark.parametrize("ending", [Move.FAIL, Move.CANCEL])
+def test_nothing_is_learned_from_an_attempt_that_was_cut_short(ending: Move) -> None:
+    scheduler = scheduler_of()
+    run_alone(scheduler, prompt_tokens=10, tokens_out=10, seconds=2)
+    before = repr(scheduler._pools["a"].rates)
+    scheduler.enqueue(task(1))
+    scheduler.decide(10, ONE)
+    progress = scheduler._tasks["t1"].progress
+    assert progress is not None
+    progress.started_at, progress.prompt_tokens = 10.0, 10
+    progress.first_token_at, progress.last_token_at = 11.0, 20.0
+    scheduler.finish("t1", ending, 5, 20)
+    assert repr(scheduler._pools["a"].rates) == before
+
+
+def test_a_session_learns_how_much_of_its_allowance_it_uses() -> None:
+    scheduler = scheduler_of()
+    admitted = scheduler.admit(ask("t1", session_id="s", max_tokens=100), 0, 1, ONE["a"])
+    one = committed(admitted, 1, 0)
+    scheduler.enqueue(one, admitted)
+    scheduler.decide(0, ONE)
+    assert one.session is not None
+    scheduler.sessions.settle(one.session, "t1", one.hold, Amounts(), 0)
+    scheduler.finish("t1", Move.SUCCEED, 25, 0)
+    later = scheduler.admit(ask("t2", session_id="s", max_tokens=200), 0, 1, ONE["a"])
+    assert (later.work.guided, later.work.unguided) == (50, 0)
+    told = ask("t3", session_id="s", max_tokens=200, expected_tokens=7)
+    assert scheduler.admit(told, 0, 1, ONE["a"]).work.guided == 7

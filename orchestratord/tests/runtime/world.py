@@ -23,7 +23,8 @@ from contracts.service.prometheus import MetricsRegistry
 from orchestratord.clients.pools import LeaseRefused, PoolManagerAway, PoolsClient
 from orchestratord.domain.admission import PoolSpec
 from orchestratord.domain.budgets import Limits, Price
-from orchestratord.domain.scheduler import QueueRules, Scheduler
+from orchestratord.domain.decisions import QueueRules
+from orchestratord.domain.scheduler import Scheduler
 from orchestratord.domain.sessions import SessionTable, SessionTerms
 from orchestratord.runtime.admissions import Accepted, Admissions
 from orchestratord.runtime.attempt import Attempt, AttemptTools

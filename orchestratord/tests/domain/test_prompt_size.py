@@ -1,0 +1,49 @@
+"""How long a prompt is, without asking anybody: a guess, and a bound that is never passed."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from contracts.tasks import TaskRequest
+from orchestratord.domain.prompt_size import (
+    BEGIN_TOKENS,
+    MESSAGE_TOKENS,
+    PromptSize,
+    estimate,
+)
+from orchestratord.tests.builders import task_request
+from orchestratord.tests.domain.scheduling import REPEATABLE
+
+
+def chat(*contents: str) -> TaskRequest:
+    messages = [{"role": "user", "content": content} for content in contents]
+    return task_request(workload="chat", prompt=None, messages=messages)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "most"), [("", 0), ("word", 4), ("häuser", 7), ("語", 3), ("🦙", 4)]
+)
+def test_a_token_stands_for_at_least_one_byte(prompt: str, most: int) -> None:
+    assert estimate(task_request(prompt=prompt)).most == most + BEGIN_TOKENS
+
+
+def test_what_a_template_puts_around_each_message_is_bounded_too() -> None:
+    assert estimate(chat("abcd", "efgh")).most == 8 + BEGIN_TOKENS + 3 * MESSAGE_TOKENS
+
+
+def test_ordinary_text_is_guessed_at_four_bytes_a_token() -> None:
+    assert estimate(task_request(prompt="word " * 400)).tokens == 501
+
+
+@REPEATABLE
+@given(st.lists(st.text(max_size=200), min_size=1, max_size=5))
+def test_a_guess_is_at_least_one_token_and_never_passes_the_bound(contents: list[str]) -> None:
+    for request in (task_request(prompt="".join(contents)), chat(*contents)):
+        size = estimate(request)
+        assert 1 <= size.tokens <= size.most
+
+
+def test_a_counted_prompt_leaves_no_doubt() -> None:
+    assert PromptSize.counted(7) == PromptSize(7, 7)
