@@ -38,6 +38,7 @@ class _Line:
     """One class: entries in order of `sequence`, with running sums."""
 
     def __init__(self) -> None:
+        self._first = 0
         self._rebuild([])
 
     def __len__(self) -> int:

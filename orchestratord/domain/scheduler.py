@@ -165,13 +165,18 @@ class Scheduler:
     def on_time(
         self, task: ScheduledTask, now: float, candidates: Sequence[Candidate]
     ) -> float | None:
-        """The chance to meet its deadline: 1 without one, None until a rate is known."""
+        """The chance to meet its deadline: 1 without one.
+
+        None until a rate is known, and of a task that has left and whose end is
+        being written.
+        """
         if task.deadline is None:
             return 1.0
         pool = self._pools[task.pool_id]
+        left = None
         if task.state is TaskState.RUNNING:
             left = pool.remaining_ms(task, now)
-        else:
+        elif task.state is TaskState.QUEUED:
             left = pool.forecast(task, now, candidates).end_ms
         if left is None:
             return None

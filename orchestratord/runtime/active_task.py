@@ -11,10 +11,19 @@ from orchestratord.domain.scheduled_task import ScheduledTask
 from orchestratord.runtime.attempt import Attempt
 from orchestratord.runtime.ending import Canceled
 from orchestratord.runtime.event_log import EventLog
+from orchestratord.runtime.outcome import Final
 from orchestratord.stores.sessions import Settlement
-from orchestratord.stores.tasks import NewTask
+from orchestratord.stores.tasks import NewTask, Outcome
 
 NEVER = float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """An end that is on disk."""
+
+    ending: Final
+    outcome: Outcome
 
 
 @dataclass(slots=True, eq=False)
@@ -33,6 +42,8 @@ class ActiveTask:
     """When its readers are due figures, monotonic seconds; NEVER while its end is written."""
     settlement: Settlement | None = None
     """What its session was charged, once it was; a second ending charges nothing."""
+    recorded: Recorded | None = None
+    """How it ended, once that is on disk; nothing can end it otherwise any more."""
     ended: anyio.Event = field(default_factory=anyio.Event)
 
     @property

@@ -23,7 +23,7 @@ from orchestratord.domain.decisions import Admitted, Drop, Expire, Start
 from orchestratord.domain.scheduled_task import ScheduledTask
 from orchestratord.domain.scheduler import Scheduler
 from orchestratord.errors import StorageBusy, StorageFull, TaskUnknown
-from orchestratord.runtime.active_task import NEVER, ActiveTask
+from orchestratord.runtime.active_task import NEVER, ActiveTask, Recorded
 from orchestratord.runtime.attempt import Attempt, AttemptTools
 from orchestratord.runtime.ending import Canceled, Ending, Failed, Rerun
 from orchestratord.runtime.log_shelf import LogShelf
@@ -101,7 +101,7 @@ class Dispatcher:
             self._metrics.backpressure(victim.spec.engine, "drop-lru")
             why = "dropped from a full queue to make room for newer work"
             ending = Failed(ErrorCode.QUEUE_FULL_DROP_LRU, why)
-            self._group.start_soon(self._finish, victim, ending)
+            self._end_soon(victim, ending)
 
     # -- canceling ---------------------------------------------------------
 
@@ -121,7 +121,7 @@ class Dispatcher:
         ending = ending or Canceled()
         task.cancel_requested = task.cancel_requested or ending
         if self._scheduler.cancel(task_id):
-            self._group.start_soon(self._finish, task, ending)
+            self._end_soon(task, ending)
         elif task.attempt is not None:
             task.attempt.abort(ending)
         with anyio.move_on_after(CANCEL_DEADLINE_S):
@@ -144,7 +144,7 @@ class Dispatcher:
                     attempt = self._new_attempt(task, decision)
                     self._group.start_soon(self._run, task, attempt)
                 case Expire():
-                    self._group.start_soon(self._finish, task, deadline_unmet(task))
+                    self._end_soon(task, deadline_unmet(task))
             self._show_depth(task.spec)
 
     def _new_attempt(self, task: ActiveTask, start: Start) -> Attempt:
@@ -195,10 +195,10 @@ class Dispatcher:
         else:
             if isinstance(ending, Failed) and ending.code is ErrorCode.DECODE_TIMEOUT:
                 self._pools.distrust(attempt.replica.replica_id, self._tools.clock.now())
-            tokens_out = await self._finish(task, ending)
+            recorded = await self._finish(task, ending)
             await attempt.release()
-            now = self._tools.clock.now()
-            self._scheduler.finish(task.task_id, MOVES[type(ending)], tokens_out, now)
+            move, tokens = MOVES[type(recorded.ending)], recorded.outcome.tokens_out
+            self._scheduler.finish(task.task_id, move, tokens, self._tools.clock.now())
         self._attempts.pop(task.task_id, None)
 
     async def _rerun(self, task: ActiveTask, attempt: Attempt, rerun: Rerun) -> None:
@@ -223,13 +223,31 @@ class Dispatcher:
         if task.cancel_requested and self._scheduler.cancel(task_id):
             await self._finish(task, task.cancel_requested)
 
-    async def _finish(self, task: ActiveTask, ending: Final) -> int:
-        """Write the end down, then let readers see it, in this order; returns the output tokens.
+    def _end_soon(self, task: ActiveTask, ending: Final) -> None:
+        """End a task that has left the line: it is told no figures of its place any more."""
+        task.next_metrics_at = NEVER
+        self._group.start_soon(self._finish, task, ending)
+
+    async def _finish(self, task: ActiveTask, ending: Final) -> Recorded:
+        """Write the end down, then let readers see it, in this order.
+
+        Returns the end that holds: where a defect came between the two, the one
+        that is on disk already, whatever this one is.
+        """
+        if task.recorded is None:
+            task.recorded = await self._record(task, ending)
+            self._tools.failpoints.hit("task.finished")
+        if not task.ended.is_set():
+            self._announce(task, task.recorded)
+        return task.recorded
+
+    async def _record(self, task: ActiveTask, ending: Final) -> Recorded:
+        """Commit the outcome and what the session is charged.
 
         Budgets are settled in memory first: a task admitted meanwhile on what
         was given back is committed after this one, since writes keep their order.
         """
-        task_id, scheduled, clock = task.task_id, task.scheduled, self._tools.clock
+        clock, scheduled = self._tools.clock, task.scheduled
         at = Moment(clock.now(), clock.unix_ms())
         # The terminal event's id is taken before the first await: no figures after this.
         task.next_metrics_at = NEVER
@@ -239,16 +257,19 @@ class Dispatcher:
             task.settlement = settlement_of(self._scheduler, scheduled, task.attempt, outcome, at)
         settlement = task.settlement
         self._tools.failpoints.hit("task.finish")
-        await self._persist(lambda: self._tools.store.finish(task_id, outcome, settlement))
-        self._tools.failpoints.hit("task.finished")
-        event = terminal_event(outcome, budgets_of(scheduled.session))
+        await self._persist(lambda: self._tools.store.finish(task.task_id, outcome, settlement))
+        return Recorded(ending, outcome)
+
+    def _announce(self, task: ActiveTask, recorded: Recorded) -> None:
+        """Let readers see the end, and whoever waits for it go on."""
+        outcome = recorded.outcome
+        event = terminal_event(outcome, budgets_of(task.scheduled.session))
         task.log.append("error" if outcome.error_code else "end", event)
-        del self._active[task_id]
-        self._shelf.finished(task_id, at.now)
-        self._metrics.finished(task, outcome, ending)
+        del self._active[task.task_id]
+        self._shelf.finished(task.task_id, self._tools.clock.now())
+        self._metrics.finished(task, outcome, recorded.ending)
         self._show_depth(task.spec)
         task.ended.set()
-        return outcome.tokens_out
 
     async def _persist(self, write: Callable[[], Awaitable[None]]) -> None:
         """Repeat a write that must succeed until the database takes it."""

@@ -22,6 +22,8 @@ LOG_PAGES_MAX = 256
 """The log goes into the file after so many pages, 1 MiB: no slower than after SQLite's 1,000."""
 LOG_BYTES_KEPT = 1024 * 1024
 
+_HEADER_BYTES = 100
+"""Of a database file: https://www.sqlite.org/fileformat.html#the_database_header"""
 _MIGRATIONS = Path(__file__).with_name("migrations")
 _REMEDY = "restore a backup or move it away"
 _BUSY_CODES = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
@@ -67,7 +69,7 @@ def _checked_version(path: Path) -> int:
     """The schema version of a file that is whole; 0 for one that is yet to be made."""
     if _is_absent(path):
         return 0
-    damage = log_damage(path)
+    damage = log_damage(path) or _cut(path)
     if damage is not None:
         raise StateDamaged(damage)
     try:
@@ -101,6 +103,25 @@ def _is_absent(path: Path) -> bool:
     return True
 
 
+def _cut(path: Path) -> str | None:
+    """One line where the file ends within a page, and no log tells the rest of it.
+
+    SQLite reads what is missing of a last page as zeros, and so another number
+    where a row ended there.  A kill during a write can leave such an end too, but
+    then the page is still in the log, or in the journal of the very first write.
+    """
+    tellers = (log_path(path), _journal_path(path))
+    if any(teller.exists() and teller.stat().st_size > 0 for teller in tellers):
+        return None
+    with path.open("rb") as file:
+        header = file.read(_HEADER_BYTES)
+    page_bytes = int.from_bytes(header[16:18], "big")
+    page_bytes = 65_536 if page_bytes == 1 else page_bytes
+    if len(header) == _HEADER_BYTES and page_bytes and path.stat().st_size % page_bytes == 0:
+        return None
+    return f"{path}: its end is cut off; {_REMEDY}"
+
+
 def _only_reading(path: Path) -> str:
     """The URI of a connection that writes nothing: without a log no index beside it either."""
     log = log_path(path)
@@ -108,9 +129,13 @@ def _only_reading(path: Path) -> str:
     return f"{path.absolute().as_uri()}?mode=ro{'&immutable=1' if whole else ''}"
 
 
+def _journal_path(path: Path) -> Path:
+    return path.with_name(f"{path.name}-journal")
+
+
 def _roll_back_journal(path: Path) -> None:
     """Finish what a kill left half done before the file had a log: its very first write."""
-    if path.with_name(f"{path.name}-journal").exists():
+    if _journal_path(path).exists():
         with closing(_connected(path)) as connection:
             connection.execute("SELECT * FROM sqlite_schema").fetchall()
 

@@ -10,6 +10,7 @@ import pytest
 
 from contracts.config import Streams
 from contracts.errors import ErrorCode
+from contracts.service.failpoints import Failpoints
 from orchestratord.errors import StorageBusy
 from orchestratord.runtime.recovery import INTERRUPTIONS_MAX
 from orchestratord.stores.sessions import Settlement
@@ -177,6 +178,24 @@ async def test_a_defect_while_an_end_is_written_ends_that_task_and_no_other(
     assert (await world.frames(await world.submit()))[-1].name == "end"
     await anyio.wait_all_tasks_blocked()
     assert world.leases.held == {}
+
+
+@pytest.mark.parametrize("point", ["task.start", "task.finish", "task.finished", "lease.release"])
+async def test_a_defect_at_any_point_leaves_one_end_and_the_daemon(path: Path, point: str) -> None:
+    """LO-ORC-090, LO-ORC-100: what is on disk already holds, whatever failed after it."""
+    failpoints = Failpoints.parsed("orchestratord", f"{point}=1*error(EIO)")
+    async with world_at(path, failpoints=failpoints) as world:
+        frames = await world.frames(accepted := await world.submit())
+        await anyio.wait_all_tasks_blocked()
+        assert failpoints.reached[point, "error(EIO)"] == 1
+        written = point in ("task.finished", "lease.release")
+        assert frames[-1].name == ("end" if written else "error")
+        row = await world.row(accepted)
+        assert row["state"] == ("succeeded" if written else "failed")
+        assert (await world.frames(await world.submit()))[-1].name == "end"
+        await anyio.wait_all_tasks_blocked()
+        assert world.leases.held == {}
+        assert world.scheduler.running("chat") == 0
 
 
 async def test_text_that_is_no_text_ends_that_task_and_no_other(world: World) -> None:

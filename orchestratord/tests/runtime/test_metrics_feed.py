@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from contracts.events import MetricsEvent
 from contracts.ids import new_uuid
 from orchestratord.domain.budgets import Limits
+from orchestratord.domain.decisions import QueueRules
 from orchestratord.domain.sessions import SessionTerms
 from orchestratord.runtime.admissions import Accepted
 from orchestratord.runtime.attempt import EVENT_ID_SLACK
@@ -118,6 +120,30 @@ async def test_a_running_task_is_told_its_pace_its_cache_and_its_cards(path: Pat
                 "vram_total_bytes": 24 * GIB,
             }
         ]
+
+
+@pytest.mark.parametrize("how", ["expired", "canceled", "dropped"])
+async def test_a_followed_task_that_has_just_left_the_line_is_fed_no_more(
+    path: Path, how: str
+) -> None:
+    """LO-SYS-026: what it would be told of is gone, and no loop dies of it."""
+    async with world_at(path, slots=0, rules=QueueRules(1, "drop-lru")) as world:
+        await world.submit(id_of(1), priority="batch", deadline_ms=5_000)
+        async with followed(world, id_of(1)) as got:
+            await frame(world, got)
+            world.clock.advance(5)
+            match how:
+                case "expired":
+                    world.dispatcher.pump()
+                case "canceled":
+                    world.group.start_soon(world.dispatcher.cancel, id_of(1))
+                    await anyio.lowlevel.checkpoint()
+                case "dropped":
+                    await world.submit(id_of(2))
+            await world.feed.tick(world.clock.now())
+            await world.frames(id_of(1))
+            await anyio.wait_all_tasks_blocked()
+        assert [f.name for f in got] == ["metrics", "error"]
 
 
 async def test_frames_come_at_their_interval_and_not_after_the_end(path: Path) -> None:

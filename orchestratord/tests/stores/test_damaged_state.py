@@ -199,6 +199,13 @@ def test_a_log_that_was_cut_is_found(killed: Path, length: int) -> None:
     assert "lacks writes that were acknowledged" in refused(killed)
 
 
+@pytest.mark.parametrize("missing", [1, 2, 100, 4_095, 4_096])
+def test_a_database_whose_end_was_cut_off_is_found(closed: Path, missing: int) -> None:
+    """LO-ORC-097: a last page that is short by a byte reads as another number."""
+    cut(closed, closed.stat().st_size - missing)
+    refused(closed)
+
+
 def test_a_log_that_lost_its_last_frame_is_found(killed: Path) -> None:
     """LO-ORC-136."""
     log = log_path(killed)
