@@ -18,7 +18,16 @@ from pathlib import Path
 import aiohttp
 from rich.console import Console
 
-from test_harness.bench import accepts, first_token, footprint, token_cost
+from test_harness.bench import (
+    accepts,
+    first_token,
+    footprint,
+    open_streams,
+    prediction,
+    queue_length,
+    restart,
+    token_cost,
+)
 from test_harness.bench.processes import BenchFailed
 from test_harness.bench.report import Answer, as_json, show
 
@@ -27,6 +36,10 @@ QUESTIONS: dict[str, tuple[Callable[[Path, int], Answer], int]] = {
     "first-token": (first_token.measure, 3),
     "footprint": (footprint.measure, 5),
     "accepts": (accepts.measure, 3),
+    "restart": (restart.measure, 3),
+    "open-streams": (open_streams.measure, 1),
+    "queue-length": (queue_length.measure, 1),
+    "prediction": (prediction.measure, 3),
 }
 """How each is answered, and in how many rounds unless told."""
 

@@ -7,11 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 import psutil
 
-from test_harness.bench.processes import wait_answering
+from test_harness.bench.processes import MB, start_until_ready
 from test_harness.bench.report import Answer, Figure
 from test_harness.stack import DaemonName, Stack
 from worker_adapters.tiny_gguf import write_model
@@ -19,7 +18,6 @@ from worker_adapters.tiny_gguf import write_model
 NAMES: tuple[DaemonName, ...] = ("pool_managerd", "orchestratord")
 """In the order they are started."""
 SETTLE_S = 2.0
-MB = 1_000_000
 
 
 class Memory(NamedTuple):
@@ -66,7 +64,7 @@ def _sample(root: Path, number: int) -> Sample:
     home.mkdir()
     stack = Stack(home, [_pool(root)], gpus={"source": "nvml"})
     try:
-        ready = {name: _start(stack, name) for name in NAMES}
+        ready = {name: start_until_ready(stack, name) for name in NAMES}
         stack.wait_serving("chat")
         engines = set(stack.pids_of_replicas("chat"))
         time.sleep(SETTLE_S)
@@ -85,14 +83,6 @@ def _pool(root: Path) -> dict[str, object]:
         "replicas": [{"devices": []}],
         "provisioning": {"mode": "embedded"},
     }
-
-
-def _start(stack: Stack, name: DaemonName) -> float:
-    daemon = stack.start(name)
-    port = urlsplit(daemon.url).port
-    assert port is not None
-    wait_answering(port, "/readyz", daemon.process)
-    return time.monotonic() - daemon.started_at
 
 
 def _memory(stack: Stack, name: DaemonName, engines: Iterable[int]) -> Memory:

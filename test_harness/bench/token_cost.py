@@ -13,6 +13,7 @@ import uvloop
 from test_harness.bench.processes import Server, cpu_seconds, line_relay, paced_engine
 from test_harness.bench.report import Answer, Figure
 from test_harness.bench.streams import Endpoint, client, read_tokens, task_endpoint
+from test_harness.bench.taken_pool import KEY, external_pool
 from test_harness.stack import Stack, running_stack
 from worker_adapters.base import GenerationRequest
 from worker_adapters.llamacpp_dialect import completion_body
@@ -24,7 +25,6 @@ EDGE_TOKENS = 25
 """Tokens of a stream left out at each end, so that no stream is opening or closing."""
 ONE_TOKEN_TASKS = 400
 ONE_TOKEN_CLIENTS = 8
-KEY = "a-key-for-a-benchmark"
 
 
 @dataclass(frozen=True)
@@ -69,28 +69,13 @@ class Window:
 
 def measure(root: Path, rounds: int) -> Answer:
     """Alternate rounds of orchestratord and of the relay on one engine."""
-    key_file = root / "engine.key"
-    key_file.write_text(KEY)
-    key_file.chmod(0o600)
     with paced_engine(root, slots=STREAMS, token_ms=TOKEN_MS, api_key=KEY) as engine:
         with (
-            running_stack(root, [_pool(engine, key_file)]) as stack,
+            running_stack(root, [external_pool(root, engine, STREAMS)]) as stack,
             line_relay(root, engine) as relay,
         ):
             stack.wait_serving("paced")
             return _compare(stack, relay, rounds)
-
-
-def _pool(engine: Server, key_file: Path) -> dict[str, object]:
-    return {
-        "id": "paced",
-        "engine": "llamacpp",
-        "model": {"id": "tiny", "ref": "file:/none"},
-        "ctx": 4096,
-        "slots": STREAMS,
-        "replicas": [{"devices": []}],
-        "provisioning": {"mode": "external", "url": engine.url, "api_key_file": str(key_file)},
-    }
 
 
 def _compare(stack: Stack, relay: Server, rounds: int) -> Answer:

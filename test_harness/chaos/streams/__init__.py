@@ -1,0 +1,1 @@
+"""Faults of event streams: readers that misbehave, engines that lie, connections that break."""
