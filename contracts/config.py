@@ -90,6 +90,10 @@ class Limits(Section):
     )
 
 
+PRICE_MIN = 1e-6
+"""Cost is counted in billionths, so that a token costs at least one."""
+
+
 class Sessions(Section):
     """Defaults of a session."""
 
@@ -99,8 +103,14 @@ class Sessions(Section):
     budget_time_ms: AmountLimit | None = Field(default=None, description="ms; null: no bound.")
     budget_cost: CostLimit | None = Field(default=None, description="Cost; null: no bound.")
     cost_per_1k_tokens: float = Field(
-        default=0.0, ge=0, le=1e6, allow_inf_nan=False, description="Cost of 1,000 tokens."
+        default=0.0, ge=0, le=1000, allow_inf_nan=False, description="Cost of 1,000 tokens."
     )
+
+    @model_validator(mode="after")
+    def _no_price_rounds_to_nothing(self) -> Self:
+        if 0 < self.cost_per_1k_tokens < PRICE_MIN:
+            raise ValueError(f"`cost_per_1k_tokens` must be 0, or at least {PRICE_MIN}")
+        return self
 
 
 class Streams(Section):

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from contracts.errors import ErrorCode
 from contracts.ids import PoolId
-from contracts.model import Contract, Milliseconds, Omissible, Ratio, TokenCount
+from contracts.model import Contract, Elapsed, Milliseconds, Omissible, Ratio, TokenCount
 from contracts.sessions import Budgets
 from contracts.tasks import SEED_MAX
 
@@ -76,9 +76,9 @@ class EndEvent(Contract):
     finish_reason: str = Field(max_length=32, description="stop, length or stop_string.")
     tokens_in: TokenCount = Field(description="Prompt tokens.")
     tokens_out: TokenCount = Field(description="Generated tokens.")
-    queue_ms: Milliseconds = Field(description="Acceptance to start.")
-    first_token_ms: Milliseconds | None = Field(description="Start to first token.")
-    decode_ms: Milliseconds | None = Field(description="First token to last.")
+    queue_ms: Elapsed = Field(description="Acceptance to start.")
+    first_token_ms: Elapsed | None = Field(description="Start to first token.")
+    decode_ms: Elapsed | None = Field(description="First token to last.")
     budgets: Omissible[Budgets] = Field(default=None, description="Of the task's session.")
 
 

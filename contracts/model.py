@@ -9,7 +9,7 @@ from pydantic_core import CoreSchema, core_schema
 
 BYTES_MAX = 2**53
 MILLISECONDS_MAX = 7 * 24 * 3600 * 1000
-TOKENS_MAX = 16_777_216
+TOKENS_MAX = 2**31 - 1
 
 
 def _without_null_defaults(schema: dict[str, Any]) -> None:
@@ -48,6 +48,8 @@ JSON null is refused, and the JSON Schema does not offer it.
 """
 
 Milliseconds = Annotated[int, Field(ge=0, le=MILLISECONDS_MAX)]
+Elapsed = Annotated[int, Field(ge=0, le=BYTES_MAX)]
+"""Milliseconds that have passed: a fact, so longer than anybody may ask for."""
 UnixMilliseconds = Annotated[int, Field(ge=0, le=BYTES_MAX)]
 ByteCount = Annotated[int, Field(ge=0, le=BYTES_MAX)]
 TokenCount = Annotated[int, Field(ge=0, le=TOKENS_MAX)]

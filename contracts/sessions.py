@@ -10,13 +10,13 @@ from contracts.ids import ReplicaId, Uuid
 from contracts.model import BYTES_MAX, Contract, Milliseconds, Omissible, Ratio, UnixMilliseconds
 
 TURNS_MAX = 1_000_000
-COST_MAX = 1e9
-"""Largest budget of cost; the unit is whatever `sessions.cost_per_1k_tokens` is in."""
+COST_MIN, COST_MAX = 1e-9, 1e9
+"""Of a budget of cost; the unit is whatever `sessions.cost_per_1k_tokens` is in."""
 
 Amount = Annotated[int, Field(ge=0, le=BYTES_MAX)]
 AmountLimit = Annotated[int, Field(ge=1, le=BYTES_MAX)]
-Cost = Annotated[float, Field(ge=0, le=2 * COST_MAX, allow_inf_nan=False)]
-CostLimit = Annotated[float, Field(gt=0, le=COST_MAX, allow_inf_nan=False)]
+Cost = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+CostLimit = Annotated[float, Field(ge=COST_MIN, le=COST_MAX, allow_inf_nan=False)]
 
 
 class AmountBudget(Contract):

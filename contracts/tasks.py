@@ -9,7 +9,14 @@ from pydantic import Field, model_validator
 
 from contracts.errors import ErrorCode
 from contracts.ids import CorrelationId, ModelId, PoolId, Uuid
-from contracts.model import Contract, Milliseconds, Omissible, TokenCount, UnixMilliseconds
+from contracts.model import (
+    Contract,
+    Elapsed,
+    Milliseconds,
+    Omissible,
+    TokenCount,
+    UnixMilliseconds,
+)
 
 SEED_MAX = 2**32 - 2
 PROMPT_CHARACTERS_MAX = 16_777_216
@@ -82,12 +89,22 @@ class TaskRequest(Contract):
     priority: Priority = Field(
         default=Priority.INTERACTIVE, description="The queue class: interactive goes first."
     )
-    prompt: Omissible[Text] = Field(default=None, description="The text to continue (completion).")
+    prompt: Omissible[Text] = Field(
+        default=None, min_length=1, description="The text to continue (completion)."
+    )
     messages: Omissible[tuple[Message, ...]] = Field(
-        default=None, min_length=1, max_length=1024, description="The conversation (chat)."
+        default=None,
+        min_length=1,
+        max_length=1024,
+        fail_fast=True,
+        description="The conversation (chat).",
     )
     inputs: Omissible[tuple[Text, ...]] = Field(
-        default=None, min_length=1, max_length=1024, description="Texts (embedding, rerank)."
+        default=None,
+        fail_fast=True,
+        min_length=1,
+        max_length=1024,
+        description="Texts (embedding, rerank).",
     )
     max_tokens: Omissible[int] = Field(
         default=None,
@@ -123,7 +140,10 @@ class TaskRequest(Contract):
         default=None, ge=0, le=1_000_000, description="Candidates kept; 0 keeps all."
     )
     stop: Omissible[tuple[StopString, ...]] = Field(
-        default=None, max_length=16, description="Strings that end the text, left out of it."
+        default=None,
+        fail_fast=True,
+        max_length=16,
+        description="Strings that end the text, left out of it.",
     )
     expected_tokens: Omissible[int] = Field(
         default=None, ge=1, le=1_048_576, description="A guess at the output, for prediction only."
@@ -189,9 +209,9 @@ class Usage(Contract):
 
     tokens_in: TokenCount = Field(description="Prompt tokens.")
     tokens_out: TokenCount = Field(description="Generated tokens.")
-    queue_ms: Milliseconds | None = Field(description="Acceptance to start, ms.")
-    first_token_ms: Milliseconds | None = Field(description="Start to first token, ms.")
-    decode_ms: Milliseconds | None = Field(description="First token to last, ms.")
+    queue_ms: Elapsed | None = Field(description="Acceptance to start, ms.")
+    first_token_ms: Elapsed | None = Field(description="Start to first token, ms.")
+    decode_ms: Elapsed | None = Field(description="First token to last, ms.")
 
 
 class TaskError(Contract):

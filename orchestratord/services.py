@@ -18,7 +18,7 @@ from contracts.service.prometheus import MetricsRegistry
 from contracts.service.settings import Settings
 from orchestratord.app import RouteGroups
 from orchestratord.clients.pools import PoolsClient, new_session
-from orchestratord.clock import Clock, SystemClock
+from orchestratord.clock import SystemClock
 from orchestratord.domain.admission import PoolSpec
 from orchestratord.domain.budgets import BILLION, Limits, Price
 from orchestratord.domain.decisions import QueueRules
@@ -29,6 +29,7 @@ from orchestratord.http.pools import PoolRoutes
 from orchestratord.http.sessions import SessionRoutes
 from orchestratord.http.tasks import TaskRoutes
 from orchestratord.runtime.admissions import Admissions
+from orchestratord.runtime.arrivals import Arrivals
 from orchestratord.runtime.attempt import AttemptTools
 from orchestratord.runtime.dispatcher import Dispatcher
 from orchestratord.runtime.housekeeping import Housekeeping
@@ -82,7 +83,8 @@ async def _open(
     pools, shelf = PoolsView(config.gpus.reserve_bytes), LogShelf(config.streams)
     store, session_store = TaskStore(database), SessionStore(database)
     tools = AttemptTools(client, ENGINES, transport, store, clock, config.timeouts, failpoints)
-    dispatcher = Dispatcher(scheduler, pools, shelf, tools, metrics, group)
+    arrivals = Arrivals()
+    dispatcher = Dispatcher(scheduler, pools, shelf, tools, arrivals, metrics, group)
     await Recovery(store, session_store, shelf, clock, scheduler, dispatcher).run(specs)
     admissions = Admissions(
         specs,
@@ -91,6 +93,7 @@ async def _open(
         PromptCounter(client, pools, ENGINES, transport),
         store,
         dispatcher,
+        arrivals,
         metrics,
         clock,
         failpoints,
@@ -107,12 +110,12 @@ async def _open(
         group,
     )
     feed = MetricsFeed(dispatcher, scheduler, pools, shelf, store, clock, config.streams)
-    group.start_soon(_follow_pools, client, pools, dispatcher, clock)
+    group.start_soon(_follow_pools, client, dispatcher)
     group.start_soon(housekeeping.watch_clocks)
     group.start_soon(housekeeping.enforce_retention)
     group.start_soon(feed.run)
     group.start_soon(registry.watch_loop_lag)
-    sessions = Sessions(scheduler.sessions, session_store, pools, dispatcher, clock)
+    sessions = Sessions(scheduler.sessions, session_store, dispatcher, clock)
     history = TaskHistory(store, scheduler, pools, clock)
     routes = RouteGroups(
         tasks=TaskRoutes(admissions, dispatcher, shelf, history, config, drain),
@@ -141,9 +144,6 @@ def new_scheduler(config: Config, specs: list[PoolSpec]) -> Scheduler:
     )
 
 
-async def _follow_pools(
-    client: PoolsClient, pools: PoolsView, dispatcher: Dispatcher, clock: Clock
-) -> None:
+async def _follow_pools(client: PoolsClient, dispatcher: Dispatcher) -> None:
     async for snapshot in client.snapshots():
-        pools.update(snapshot, clock.now())
-        dispatcher.pump()
+        dispatcher.see(snapshot)

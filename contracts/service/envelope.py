@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.types import Scope, Send
 
 from contracts.errors import STATUS, ErrorCode, Refusal
-from contracts.model import Contract
+from contracts.model import MILLISECONDS_MAX, Contract
 
 CORRELATION_HEADER = "X-Correlation-Id"
 DEFAULT_BACKOFF_MS = 1_000
@@ -51,7 +51,7 @@ def refusal_response(
     if status in BACKOFF_STATUSES:
         backoff_ms = DEFAULT_BACKOFF_MS
         if refusal.retry_after_ms is not None:
-            backoff_ms = refusal.retry_after_ms
+            backoff_ms = min(refusal.retry_after_ms, MILLISECONDS_MAX)
         changes["retry_after_ms"] = backoff_ms
         sent["X-Backoff-Ms"] = str(backoff_ms)
         sent["Retry-After"] = str(ceil(backoff_ms / 1000))

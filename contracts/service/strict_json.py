@@ -13,6 +13,8 @@ from math import isinf
 from typing import Any, NoReturn
 
 NUMBER_CHARACTERS_MAX = 32
+KEYS_MAX = 1_024
+"""In one object: a schema that names each unknown one would take its time."""
 KEY_SHOWN = 64
 
 _STRING_OR_BRACKET = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
@@ -55,6 +57,8 @@ def _check_depth(body: bytes, depth_max: int) -> None:
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(pairs) > KEYS_MAX:
+        raise BadJson(f"an object has {len(pairs)} keys, more than {KEYS_MAX}")
     found = dict(pairs)
     if len(found) < len(pairs):
         seen: set[str] = set()

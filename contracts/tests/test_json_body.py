@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from contracts.errors import ErrorCode, Refusal
 from contracts.service.json_body import parse_contract
-from contracts.service.strict_json import BadJson, check_json
+from contracts.service.strict_json import KEYS_MAX, BadJson, check_json
 from contracts.tasks import TaskRequest
 
 DEPTH = 64
@@ -63,6 +63,24 @@ def test_half_a_surrogate_pair_is_refused_anywhere(text: str) -> None:
         with pytest.raises(Refusal) as caught:
             parse_contract(body.encode(), TaskRequest, DEPTH)
         assert caught.value.code is ErrorCode.INVALID_PARAMS
+
+
+@pytest.mark.parametrize("keys", [KEYS_MAX - 1, KEYS_MAX, KEYS_MAX + 1])
+def test_an_object_has_a_bounded_number_of_keys(keys: int) -> None:
+    """LO-HTTP-023: a schema that names each unknown one would hold everybody up."""
+    body = json.dumps({f"k{n}": n for n in range(keys)}).encode()
+    if keys > KEYS_MAX:
+        with pytest.raises(BadJson, match="keys, more than"):
+            check_json(body, DEPTH)
+    else:
+        check_json(body, DEPTH)
+
+
+def test_a_list_is_judged_by_its_first_wrong_entry() -> None:
+    body = json.dumps({"model": "m", "workload": "embedding", "inputs": [1, 2, 3]}).encode()
+    with pytest.raises(Refusal) as caught:
+        parse_contract(body, TaskRequest, DEPTH)
+    assert caught.value.details == {"field": "inputs[0]"}
 
 
 def test_the_place_is_named() -> None:

@@ -111,14 +111,16 @@ class Ledger:
     def settle(self, hold: Amounts, used: Amounts) -> Amounts:
         """Give back the hold, charge what was used; returns the charge.
 
-        An engine that reports more than it could have used is charged no more
-        than the limit has room for, since the limit is a promise to a person.
+        Where there is a limit nothing is charged beyond the hold, whatever an
+        engine reports, since the limit is a promise to a person; but time that was
+        not extended soon enough, where there is some left.
         """
         self.reserved -= hold
+        most = hold + Amounts(time_ms=max(0, (self.remaining("time_ms") or 0) - hold.time_ms))
         charge = Amounts(
             *(
-                amount if (left := self.remaining(budget)) is None else min(amount, left)
-                for budget, amount in zip(NAMES, used, strict=True)
+                amount if getattr(self.limits, budget) is None else min(amount, bound)
+                for budget, amount, bound in zip(NAMES, used, most, strict=True)
             )
         )
         self.spent += charge

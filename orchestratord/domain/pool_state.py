@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from contracts.model import MILLISECONDS_MAX
 from contracts.tasks import Priority
 from orchestratord.domain.placement import Candidate
 from orchestratord.domain.prediction import Forecast, Pace, PoolRates, Work, start_after
@@ -40,7 +41,7 @@ class PoolState:
     def room_in_ms(self, now: float, candidates: Iterable[Candidate]) -> int | None:
         """When the next task leaves the line, at least 1; None where that is not known."""
         slots = self._free_in_ms(now, candidates, self._pace()) if self.rates.known else ()
-        return max(1, round(min(slots))) if slots else None
+        return min(max(1, round(min(slots))), MILLISECONDS_MAX) if slots else None
 
     def remaining_ms(self, task: ScheduledTask, now: float) -> float | None:
         """What a running task still takes."""

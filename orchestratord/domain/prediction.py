@@ -54,13 +54,19 @@ class Average:
     """A running average that forgets; None until something was seen."""
 
     value: float | None = None
+    seen: float = 0.0
+    """Certainty of all observations together."""
 
     def add(self, observed: float, certainty: float = 1.0) -> None:
-        """Take one observation, of which one is less certain than the next."""
-        if self.value is None:
-            self.value = observed
-        else:
-            self.value += WEIGHT * certainty * (observed - self.value)
+        """Take one observation; what is uncertain gives way to what is certain.
+
+        The first ones are averaged as they come, later ones weigh `WEIGHT`.
+        """
+        self.seen += certainty
+        share = max(WEIGHT * certainty, certainty / self.seen)
+        self.value = (
+            observed if self.value is None else self.value + share * (observed - self.value)
+        )
 
 
 @dataclass(slots=True)
@@ -184,6 +190,8 @@ class PoolRates:
     """What a task holds its slot for beside its tokens."""
     output_share: Average = field(default_factory=Average)
     ratios: ErrorRatios = field(default_factory=ErrorRatios)
+    first_token_ms: Average = field(default_factory=Average)
+    """Of a task whose prompt is next to nothing, or in the cache: what no prompt explains."""
 
     @property
     def known(self) -> bool:
@@ -196,9 +204,12 @@ class PoolRates:
         if progress.started_at is None or first is None or last is None:
             return
         evaluated = (progress.prompt_tokens or 0) - (progress.cached_tokens or 0)
-        if evaluated > 0:
-            took = (first - progress.started_at) * 1000
-            self.prefill_ms.add(took / evaluated, _certainty(evaluated))
+        took = (first - progress.started_at) * 1000
+        if evaluated < FULL_WEIGHT_TOKENS:
+            self.first_token_ms.add(took)
+        else:
+            took = max(0.0, took - (self.first_token_ms.value or 0.0))
+            self.prefill_ms.add(took / evaluated)
         if tokens_out > 1 and last > first:
             took = (last - first) * 1000
             self.decode_ms.add(took / (tokens_out - 1), _certainty(tokens_out - 1))
@@ -210,7 +221,8 @@ class PoolRates:
         if decode_ms is None:
             return None
         prefill = work.prompt * (self.prefill_ms.value or 0.0)
-        overhead = work.tasks * (self.overhead_ms.value or 0.0)
+        each = (self.overhead_ms.value or 0.0) + (self.first_token_ms.value or 0.0)
+        overhead = work.tasks * each
         return prefill + self._expected_output(work) * decode_ms + overhead
 
     def remaining_ms(

@@ -215,14 +215,15 @@ class Scheduler:
     def _hold(self, ask: Ask, ledger: Ledger, forecast: Forecast) -> Amounts:
         """The most it can use of tokens and cost, and what it is expected to use of time.
 
-        Time that turns out too short is extended while the task runs; where
-        nothing is known it begins with a small step, or what is left.
+        Time that turns out too short is extended while the task runs, so that a
+        prediction refuses nobody: it holds no more than what is left.  Where nothing
+        is known it begins with a small step.
         """
-        if forecast.run_ms is not None:
-            time_ms = max(1, round(forecast.run_ms))
-        else:
-            remaining = ledger.remaining("time_ms")
-            time_ms = TIME_STEP_MS if remaining is None else min(TIME_STEP_MS, remaining)
+        known = forecast.run_ms is not None
+        time_ms = max(1, round(forecast.run_ms or 0)) if known else TIME_STEP_MS
+        remaining = ledger.remaining("time_ms")
+        if remaining is not None:
+            time_ms = min(time_ms, max(1, remaining))
         return Amounts(ask.hold_tokens, time_ms, self.price.of(ask.hold_tokens))
 
     def _refuse_full(self, pool: PoolState, now: float, candidates: Sequence[Candidate]) -> None:

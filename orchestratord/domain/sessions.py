@@ -12,7 +12,7 @@ that task's text, so the session that was there before is cold from then on.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from orchestratord.domain.budgets import Amounts, Ledger, Limits
@@ -171,23 +171,40 @@ class SessionTable:
         session.touched_at = now
         return session.ledger.settle(hold, used)
 
+    def displace(self, place: CachePlace, session: Session | None) -> str | None:
+        """A task begins in a slot: what another session had there is gone; returns its id."""
+        key = (place.replica_id, place.slot)
+        before = self._sessions.get(self._warm.get(key, ""))
+        if before is session and session is not None:
+            return None
+        self._warm.pop(key, None)
+        if before is None or not before.is_at(key):
+            return None
+        before.cool()
+        return before.session_id
+
+    def notice_launches(self, pids: Mapping[str, int | None]) -> None:
+        """A cache is gone with the launch it was in; `pids` of the replicas there are now."""
+        for key, session_id in tuple(self._warm.items()):
+            session = self._sessions.get(session_id)
+            place = None if session is None else session.place
+            if place is None or pids.get(place.replica_id, -1) != place.pid:
+                del self._warm[key]
+                if session is not None and session.is_at(key):
+                    session.cool()
+
     def used_slot(self, place: CachePlace, session: Session | None, warmth: float) -> str | None:
         """A task has run in a slot: whoever's cache was there has lost it.
 
         Returns the id of the other session that was there, if any.
         """
-        key = (place.replica_id, place.slot)
-        before = self._sessions.get(self._warm.pop(key, ""))
-        displaced = None
-        if before is not None and before is not session and before.is_at(key):
-            before.cool()
-            displaced = before.session_id
+        displaced = self.displace(place, session)
         if session is None or session.deleted:
             return displaced
         if session.place is not None:
             self._warm.pop((session.place.replica_id, session.place.slot), None)
         session.place, session.kv_warmth = place, warmth
-        self._warm[key] = session.session_id
+        self._warm[place.replica_id, place.slot] = session.session_id
         return displaced
 
     def preferred_slot(
@@ -218,6 +235,23 @@ class SessionTable:
         session.ledger.limits = terms.limits
         session.touched_at = now
         return session
+
+    def revoke(self, session: Session, terms: SessionTerms, before: Session | None) -> None:
+        """Undo `open`: its terms could not be written; `before` is a copy of how it was.
+
+        Nothing is undone where somebody has changed them since.
+        """
+        if session.terms is not terms:
+            return
+        if before is not None:
+            session.terms, session.ledger.limits = before.terms, before.terms.limits
+            session.opened, session.deleted = before.opened, before.deleted and not session.tasks
+            session.turns = before.turns if session.deleted else session.turns
+            return
+        session.terms, session.ledger.limits = self.defaults, self.defaults.limits
+        session.opened = False
+        if not session.tasks and not session.stored:
+            self._forget(session.session_id)
 
     def delete(self, session: Session) -> None:
         """Take it out of sight and out of the cache; its spend stays until its TTL."""

@@ -86,6 +86,10 @@ class TaskRoutes:
         task_id = _task_id(request)
         log = self._shelf.get(task_id)
         if log is None:
+            # One that is just arriving has a row, and its log a moment later.
+            await self._dispatcher.find_arrived(task_id)
+            log = self._shelf.get(task_id)
+        if log is None:
             await self._history.get(task_id)
             raise LogGone(task_id)
         return self._follow(log, resume_point(request, task_id, log), {"X-Task-Id": task_id})
@@ -144,7 +148,12 @@ def _figures(accepted: Accepted) -> dict[str, str]:
         figures["X-Budget-Tokens-Remaining"] = budgets.tokens.remaining
         figures["X-Budget-Time-Remaining-Ms"] = budgets.time_ms.remaining
         figures["X-Budget-Cost-Remaining"] = budgets.cost.remaining
-    return {name: str(value) for name, value in figures.items() if value is not None}
+    return {name: _decimal(value) for name, value in figures.items() if value is not None}
+
+
+def _decimal(value: float) -> str:
+    """A number without an exponent."""
+    return str(value) if isinstance(value, int) else f"{value:.9f}".rstrip("0").rstrip(".")
 
 
 def _task_id(request: Request) -> str:

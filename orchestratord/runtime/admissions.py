@@ -13,8 +13,6 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import anyio
-
 from contracts.errors import Refusal
 from contracts.ids import new_uuid
 from contracts.model import MILLISECONDS_MAX
@@ -34,6 +32,7 @@ from orchestratord.domain.prompt_size import PromptSize, estimate
 from orchestratord.domain.scheduled_task import ScheduledTask
 from orchestratord.domain.scheduler import Scheduler
 from orchestratord.errors import ContextExceeded, QueueFull, ShuttingDown, TaskConflict
+from orchestratord.runtime.arrivals import Arrivals
 from orchestratord.runtime.dispatcher import Dispatcher
 from orchestratord.runtime.pool_view import PoolsView
 from orchestratord.runtime.prompt_counter import PromptCounter
@@ -79,6 +78,7 @@ class Admissions:
         counter: PromptCounter,
         store: TaskStore,
         dispatcher: Dispatcher,
+        arrivals: Arrivals,
         metrics: TaskMetrics,
         clock: Clock,
         failpoints: Failpoints,
@@ -90,11 +90,11 @@ class Admissions:
         self._counter = counter
         self._store = store
         self._dispatcher = dispatcher
+        self._arrivals = arrivals
         self._metrics = metrics
         self._clock = clock
         self._failpoints = failpoints
         self._sequence = last_sequence
-        self._admitting: dict[str, anyio.Event] = {}
 
     async def submit(
         self, request: TaskRequest, correlation_id: str, task_id: str | None = None
@@ -105,21 +105,14 @@ class Admissions:
             Refusal: then nothing is held and nothing is written.
         """
         task_id = request.task_id or task_id or new_uuid()
-        # Two POSTs with one new id: the second waits for the first's verdict
-        # and then finds its task, so that one id never makes two.
-        while (admitting := self._admitting.get(task_id)) is not None:
-            await admitting.wait()
-        self._admitting[task_id] = admitting = anyio.Event()
         arrival = Arrival(task_id, body_digest(request), request, correlation_id)
         try:
-            known = None if request.task_id is None else await self._known(arrival)
-            return known or await self._admit(arrival)
+            async with self._arrivals.arriving(task_id):
+                known = None if request.task_id is None else await self._known(arrival)
+                return known or await self._admit(arrival)
         except Refusal as refusal:
             self._metrics.rejected(request.engine, refusal.code)
             raise
-        finally:
-            del self._admitting[task_id]
-            admitting.set()
 
     async def _known(self, arrival: Arrival) -> Accepted | None:
         row = await self._store.get(arrival.task_id)

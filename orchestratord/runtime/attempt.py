@@ -9,7 +9,7 @@ appends them is the thing that was canceled.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -45,6 +45,10 @@ EVENT_ID_SLACK = 1_024
 """Event ids beyond the tokens that an attempt may use, reserved for a restart."""
 
 
+def _nobody_cares(_: int) -> None:
+    """What becomes of a slot nobody wants to know of."""
+
+
 @dataclass(frozen=True, slots=True)
 class AttemptTools:
     """What an attempt works with; one set for the daemon."""
@@ -71,6 +75,7 @@ class Attempt:
         number: int,
         progress: AttemptProgress,
         preferred_slot: int | None = None,
+        took_slot: Callable[[int], None] = _nobody_cares,
     ) -> None:
         self.replica = replica
         self.number = number
@@ -88,6 +93,7 @@ class Attempt:
         self._log = log
         self._spec = spec
         self._preferred_slot = preferred_slot
+        self._took_slot = took_slot
         self._text: list[str] = []
         self._scope = anyio.CancelScope()
         self._aborted: Ending | None = None
@@ -166,6 +172,7 @@ class Attempt:
         tools.failpoints.hit("task.start")
         lease = await self._lease.acquire(self._preferred_slot)
         self.slot = lease.slot
+        self._took_slot(lease.slot)
         tools.failpoints.hit("lease.acquired")
         await anyio.lowlevel.checkpoint_if_cancelled()
         await self._start()
@@ -178,10 +185,7 @@ class Attempt:
         async with aclosing(client.stream(request)) as events:
             async for event in events:
                 if isinstance(event, Finished):
-                    progress.prompt_tokens = event.tokens_in
-                    if event.cached_tokens is not None:
-                        progress.cached_tokens = event.cached_tokens
-                    return Succeeded(event.finish_reason, event.tokens_out)
+                    return self._succeeded(event, request.max_tokens)
                 if isinstance(event, Progress):
                     self._advance(event)
                     continue
@@ -241,9 +245,20 @@ class Attempt:
         """The prefill goes on: a sign of life, and the engine's own word on its cache."""
         progress = self.progress
         progress.advanced_at = self._tools.clock.now()
-        progress.prompt_tokens = event.prompt_tokens
+        progress.prompt_tokens = min(event.prompt_tokens, self._spec.ctx)
         if event.cached_tokens is not None:
-            progress.cached_tokens = event.cached_tokens
+            progress.cached_tokens = min(event.cached_tokens, progress.prompt_tokens)
+
+    def _succeeded(self, event: Finished, max_tokens: int) -> Succeeded:
+        """The engine's figures, as far as they can be: it may not bill what nobody asked for."""
+        progress = self.progress
+        progress.prompt_tokens = min(event.tokens_in, self._spec.ctx)
+        tokens_out = min(event.tokens_out, max_tokens)
+        if (progress.prompt_tokens, tokens_out) != (event.tokens_in, event.tokens_out):
+            log.warning("engine_figures_cut", task_id=self._task.task_id)
+        if event.cached_tokens is not None:
+            progress.cached_tokens = min(event.cached_tokens, progress.prompt_tokens)
+        return Succeeded(event.finish_reason, tokens_out)
 
     def _append(self, text: str) -> None:
         self.progress.last_token_at = self._tools.clock.now()

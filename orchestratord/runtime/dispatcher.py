@@ -12,18 +12,22 @@ The places where two callers could meet say so.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 
 import anyio
 import structlog
 from anyio.abc import TaskGroup
 
 from contracts.errors import ErrorCode
+from contracts.pools import ReplicaView, Snapshot
 from orchestratord.domain.admission import PoolSpec
 from orchestratord.domain.decisions import Admitted, Drop, Expire, Start
 from orchestratord.domain.scheduled_task import ScheduledTask
 from orchestratord.domain.scheduler import Scheduler
+from orchestratord.domain.sessions import CachePlace
 from orchestratord.errors import StorageBusy, StorageFull, TaskUnknown
 from orchestratord.runtime.active_task import NEVER, ActiveTask, Recorded
+from orchestratord.runtime.arrivals import Arrivals
 from orchestratord.runtime.attempt import Attempt, AttemptTools
 from orchestratord.runtime.ending import Canceled, Ending, Failed, Rerun
 from orchestratord.runtime.log_shelf import LogShelf
@@ -37,7 +41,8 @@ log = structlog.get_logger()
 
 RESETS_MAX = 3
 """Replicas one task may bring down before it is given up."""
-STORAGE_RETRY_S = 0.2
+STORAGE_RETRY_S, STORAGE_RETRY_MAX_S = 0.2, 2.0
+CANCELED_AT_ONCE = 256
 CANCEL_DEADLINE_S = 10.0
 
 
@@ -50,6 +55,7 @@ class Dispatcher:
         pools: PoolsView,
         shelf: LogShelf,
         tools: AttemptTools,
+        arrivals: Arrivals,
         metrics: TaskMetrics,
         group: TaskGroup,
     ) -> None:
@@ -58,6 +64,7 @@ class Dispatcher:
         self._pools = pools
         self._shelf = shelf
         self._tools = tools
+        self._arrivals = arrivals
         self._metrics = metrics
         self._group = group
         self._active: dict[str, ActiveTask] = {}
@@ -76,6 +83,20 @@ class Dispatcher:
     def find(self, task_id: str) -> ActiveTask | None:
         """A task that has not ended."""
         return self._active.get(task_id)
+
+    async def find_arrived(self, task_id: str) -> ActiveTask | None:
+        """The same, also where its place in line is just being given out."""
+        if task_id not in self._active:
+            await self._arrivals.settled(task_id)
+        return self._active.get(task_id)
+
+    def see(self, snapshot: Snapshot | None) -> None:
+        """What pool_managerd says now; None: it is away."""
+        self._pools.update(snapshot, self._tools.clock.now())
+        if snapshot is not None:
+            replicas = [replica for pool in snapshot.pools for replica in pool.replicas]
+            self._scheduler.sessions.notice_launches({r.replica_id: r.pid for r in replicas})
+        self.pump()
 
     # -- lining up ---------------------------------------------------------
 
@@ -113,7 +134,7 @@ class Dispatcher:
             StorageBusy: its end cannot be written now; it is canceled, and
                 asking again says when that is on disk.
         """
-        task = self._active.get(task_id)
+        task = await self.find_arrived(task_id)
         if task is None:
             if await self._tools.store.get(task_id) is None:
                 raise TaskUnknown(task_id)
@@ -128,6 +149,26 @@ class Dispatcher:
             await task.ended.wait()
         if not task.ended.is_set():
             raise StorageBusy
+
+    async def cancel_waiting(self, task_ids: Iterable[str], ending: Canceled) -> None:
+        """End those of the tasks that have no attempt, a slice at a time.
+
+        Raises:
+            StorageBusy: the end of some cannot be written now.
+        """
+        waiting = [t for t in map(self._active.get, task_ids) if t is not None and not t.attempt]
+        for begin in range(0, len(waiting), CANCELED_AT_ONCE):
+            part = waiting[begin : begin + CANCELED_AT_ONCE]
+            for task in part:
+                task.cancel_requested = task.cancel_requested or ending
+                if self._scheduler.cancel(task.task_id):
+                    self._end_soon(task, ending)
+            with anyio.move_on_after(CANCEL_DEADLINE_S):
+                for task in part:
+                    if task.attempt is None:
+                        await task.ended.wait()
+            if any(not task.ended.is_set() and task.attempt is None for task in part):
+                raise StorageBusy
 
     # -- running -----------------------------------------------------------
 
@@ -167,9 +208,16 @@ class Dispatcher:
             start.attempt,
             progress,
             slot,
+            partial(self._took_slot, task, replica),
         )
         self._attempts[task.task_id] = (task, task.attempt)
         return task.attempt
+
+    def _took_slot(self, task: ActiveTask, replica: ReplicaView, slot: int) -> None:
+        """The cache that another session had there is as good as gone."""
+        place = CachePlace(replica.replica_id, slot, replica.pid)
+        displaced = self._scheduler.sessions.displace(place, task.scheduled.session)
+        task.displaced = displaced or task.displaced
 
     async def _run(self, task: ActiveTask, attempt: Attempt) -> None:
         """One attempt, to its ending; a bug in it fails this task and no other.
@@ -254,17 +302,19 @@ class Dispatcher:
         event_id = task.log.last_id + 1
         outcome = outcome_of(ending, task.attempt, scheduled.accepted_at, event_id, at)
         if task.settlement is None:
-            task.settlement = settlement_of(self._scheduler, scheduled, task.attempt, outcome, at)
+            task.settlement = settlement_of(
+                self._scheduler, scheduled, task.attempt, task.displaced, outcome, at
+            )
         settlement = task.settlement
+        event = terminal_event(outcome, budgets_of(scheduled.session))
         self._tools.failpoints.hit("task.finish")
         await self._persist(lambda: self._tools.store.finish(task.task_id, outcome, settlement))
-        return Recorded(ending, outcome)
+        return Recorded(ending, outcome, event)
 
     def _announce(self, task: ActiveTask, recorded: Recorded) -> None:
         """Let readers see the end, and whoever waits for it go on."""
         outcome = recorded.outcome
-        event = terminal_event(outcome, budgets_of(task.scheduled.session))
-        task.log.append("error" if outcome.error_code else "end", event)
+        task.log.append("error" if outcome.error_code else "end", recorded.event)
         del self._active[task.task_id]
         self._shelf.finished(task.task_id, self._tools.clock.now())
         self._metrics.finished(task, outcome, recorded.ending)
@@ -273,12 +323,16 @@ class Dispatcher:
 
     async def _persist(self, write: Callable[[], Awaitable[None]]) -> None:
         """Repeat a write that must succeed until the database takes it."""
+        pause, told = STORAGE_RETRY_S, False
         while True:
             try:
                 return await write()
             except (StorageBusy, StorageFull) as error:
-                log.warning("write_retried", reason=error.code.value)
-                await anyio.sleep(STORAGE_RETRY_S)
+                if not told:
+                    log.warning("write_retried", reason=error.code.value)
+                told = True
+                await anyio.sleep(pause)
+                pause = min(2 * pause, STORAGE_RETRY_MAX_S)
 
     def _show_depth(self, spec: PoolSpec) -> None:
         version = self._pools.engine_version(spec.pool_id)

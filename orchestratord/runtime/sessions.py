@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
-
-import anyio
 
 from contracts.sessions import SessionSettings, SessionView
 from orchestratord.clock import Clock
@@ -13,7 +12,6 @@ from orchestratord.domain.sessions import Session, SessionTable, SessionTerms
 from orchestratord.errors import SessionUnknown
 from orchestratord.runtime.dispatcher import Dispatcher
 from orchestratord.runtime.ending import Canceled
-from orchestratord.runtime.pool_view import PoolsView
 from orchestratord.runtime.settling import budgets_view
 from orchestratord.stores.sessions import SessionStore
 
@@ -35,13 +33,11 @@ class Sessions:
         self,
         table: SessionTable,
         store: SessionStore,
-        pools: PoolsView,
         dispatcher: Dispatcher,
         clock: Clock,
     ) -> None:
         self._table = table
         self._store = store
-        self._pools = pools
         self._dispatcher = dispatcher
         self._clock = clock
 
@@ -67,8 +63,14 @@ class Sessions:
             SessionsFull, StorageBusy, StorageFull.
         """
         now, unix_ms = self._clock.now(), self._clock.unix_ms()
-        session = self._table.open(session_id, self._terms(settings), now, unix_ms)
-        await self._store.put(session, unix_ms + session.terms.ttl_ms)
+        terms, known = self._terms(settings), self._table.known(session_id, now)
+        before = copy(known)
+        session = self._table.open(session_id, terms, now, unix_ms)
+        try:
+            await self._store.put(session, unix_ms + terms.ttl_ms)
+        except BaseException:
+            self._table.revoke(session, terms, before)
+            raise
         session.stored = True
         return self._view(session)
 
@@ -86,11 +88,7 @@ class Sessions:
             raise SessionUnknown(session_id)
         self._table.delete(session)
         await self._store.delete(session_id)
-        async with anyio.create_task_group() as group:
-            for task_id in tuple(session.tasks):
-                task = self._dispatcher.find(task_id)
-                if task is not None and task.attempt is None:
-                    group.start_soon(self._dispatcher.cancel, task_id, ENDED)
+        await self._dispatcher.cancel_waiting(tuple(session.tasks), ENDED)
 
     def _terms(self, settings: SessionSettings) -> SessionTerms:
         """What was sent, over the defaults; a budget sent as null has no bound."""
@@ -113,7 +111,6 @@ class Sessions:
         )
 
     def _view(self, session: Session) -> SessionView:
-        self._notice_loss(session)
         return SessionView(
             session_id=session.session_id,
             created_ms=session.created_ms,
@@ -126,15 +123,6 @@ class Sessions:
             replica_id=None if session.place is None else session.place.replica_id,
             budgets=budgets_view(session.ledger),
         )
-
-    def _notice_loss(self, session: Session) -> None:
-        """A cache is gone with the launch it was in."""
-        place = session.place
-        if place is None or not self._pools.connected:
-            return
-        replica = self._pools.replica(place.replica_id)
-        if replica is None or replica.pid != place.pid:
-            session.cool()
 
 
 def cursor_of(session: Session) -> str:

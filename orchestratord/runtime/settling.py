@@ -17,15 +17,18 @@ def settlement_of(
     scheduler: Scheduler,
     task: ScheduledTask,
     attempt: Attempt | None,
+    displaced: str | None,
     outcome: Outcome,
     at: Moment,
 ) -> Settlement:
-    """Settle a task in memory; returns what is to be written beside its end."""
+    """Settle a task in memory; returns what is to be written beside its end.
+
+    `displaced` is the session that lost its cache when the task took its slot.
+    """
     session, sessions = task.session, scheduler.sessions
-    displaced = None
     if attempt is not None and attempt.slot is not None and attempt.started:
         place = CachePlace(attempt.replica.replica_id, attempt.slot, attempt.replica.pid)
-        displaced = sessions.used_slot(place, session, warmth(outcome))
+        displaced = sessions.used_slot(place, session, warmth(outcome)) or displaced
     if session is None:
         return Settlement(None, displaced=displaced)
     used = NOTHING if outcome.run_ms is None else _used(scheduler, outcome)

@@ -75,7 +75,7 @@ class Database:
         Raises `StorageBusy` or `StorageFull` when nothing was kept, and
         whatever `write` itself raised.
         """
-        if len(self._pending) >= PENDING_MAX:
+        if len(self._pending) >= PENDING_MAX and not essential:
             raise StorageBusy
         pending = PendingWrite(write, essential)
         self._pending.append(pending)

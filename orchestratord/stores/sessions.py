@@ -96,10 +96,13 @@ def hold(connection: sqlite3.Connection, change: SessionHold) -> None:
 
 
 def extend_time(connection: sqlite3.Connection, session_id: str, task_id: str, ms: int) -> None:
-    """Hold more time for a task that runs."""
-    connection.execute(
-        "UPDATE tasks SET held_time_ms = held_time_ms + ? WHERE task_id = ?", (ms, task_id)
-    )
+    """Hold more time for a task that runs; one that has ended meanwhile holds nothing.
+
+    Raises:
+        sqlite3.IntegrityError: the limit was lowered meanwhile.
+    """
+    if connection.execute(_EXTEND, (ms, task_id)).rowcount == 0:
+        return
     connection.execute(
         "UPDATE sessions SET time_reserved_ms = time_reserved_ms + ? WHERE session_id = ?",
         (ms, session_id),
@@ -202,13 +205,19 @@ SET expires_ms = ?, turns = CASE deleted WHEN 1 THEN 1 ELSE turns + 1 END, delet
     cost_reserved = cost_reserved + ?
 WHERE session_id = ?
 """
+_EXTEND = """
+UPDATE tasks SET held_time_ms = held_time_ms + ? WHERE task_id = ? AND finished_ms IS NULL
+"""
+# A session that ended and began anew while this end was waiting for the disk holds
+# nothing for the task: less than nothing is nothing.
 _SETTLE = """
 UPDATE sessions
 SET expires_ms = :expires,
-    tokens_reserved = tokens_reserved - task.held_tokens, tokens_spent = tokens_spent + :tokens,
-    time_reserved_ms = time_reserved_ms - task.held_time_ms,
+    tokens_reserved = max(0, tokens_reserved - task.held_tokens),
+    tokens_spent = tokens_spent + :tokens,
+    time_reserved_ms = max(0, time_reserved_ms - task.held_time_ms),
     time_spent_ms = time_spent_ms + :time,
-    cost_reserved = cost_reserved - task.held_cost, cost_spent = cost_spent + :cost,
+    cost_reserved = max(0, cost_reserved - task.held_cost), cost_spent = cost_spent + :cost,
     replica_id = :replica, slot = :slot, pid = :pid, kv_warmth = :warmth
 FROM (SELECT held_tokens, held_time_ms, held_cost FROM tasks WHERE task_id = :task) AS task
 WHERE session_id = :session

@@ -191,11 +191,18 @@ class TaskStore:
         await self._database.write(write, essential=True)
 
     async def extend_time(self, task_id: str, session_id: str, more_ms: int) -> None:
-        """Hold more of its session's time budget for a task that runs."""
-        await self._database.write(
-            lambda connection: sessions.extend_time(connection, session_id, task_id, more_ms),
-            essential=True,
-        )
+        """Hold more of its session's time budget for a task that runs.
+
+        Raises:
+            StorageBusy: also where the limit on disk has no room for it.
+        """
+        try:
+            await self._database.write(
+                lambda connection: sessions.extend_time(connection, session_id, task_id, more_ms),
+                essential=True,
+            )
+        except sqlite3.IntegrityError as error:
+            raise StorageBusy from error
 
     async def reserve_event_ids(self, through: Mapping[str, int]) -> None:
         """Say which id no event of each task has passed yet, so that ids rise after a crash."""

@@ -15,9 +15,9 @@ from test_harness.bench.report import Answer, Figure
 from test_harness.stack import Stack, running_stack
 from test_harness.supervised import fake_command
 
-TASKS = 300
+TASKS = 200
 REPLICAS = 2
-PACE = Pace(token_ms=2.0, prefill_ms_per_token=0.2, slots=REPLICAS)
+PACE = Pace(token_ms=2.5, prefill_ms_per_token=0.25, slots=REPLICAS)
 LOAD = 0.9
 WAITED_MS = 200
 """Shorter waits are left out: a share of next to nothing says nothing."""
@@ -40,7 +40,7 @@ def compare(root: Path, rounds: int, tasks: int) -> Answer:
             home.mkdir()
             with _two_replicas(home) as stack:
                 jobs = jobs_of(seed, tasks, PACE, LOAD)
-                runs.append(uvloop.run(play(stack, jobs, guesses=guesses)))
+                runs.append(uvloop.run(play(stack, jobs, PACE, guesses=guesses)))
         figures += _figures(kind, runs)
     return Answer(
         question=f"Predicted start and real one: {tasks} tasks on {REPLICAS} replicas of one slot",

@@ -197,11 +197,11 @@ class _Meter:
 async def _ask(
     session: aiohttp.ClientSession, stack: Stack, method: str, urls: Sequence[str]
 ) -> None:
-    left = iter(urls)
+    left, headers = iter(urls), stack.headers
 
     async def one_client() -> None:
         for url in left:
-            async with session.request(method, url, headers=stack.headers) as answer:
+            async with session.request(method, url, headers=headers) as answer:
                 if answer.status >= 300:
                     raise BenchFailed(f"{method} {url} answered {answer.status}")
                 await answer.read()

@@ -30,6 +30,10 @@ BURST_EVERY = 25
 """Of so many tasks, the first `BURST` come at once."""
 
 
+LINE_MOST = 20
+"""Tasks in line at most: a slow machine makes the load longer, and not the line."""
+
+
 @dataclass(frozen=True)
 class Pace:
     """How fast one slot is, and how many slots there are."""
@@ -103,14 +107,17 @@ def jobs_of(seed: int, tasks: int, pace: Pace, load: float) -> list[Job]:
     return jobs
 
 
-async def play(stack: Stack, jobs: Sequence[Job], *, guesses: bool) -> list[Wait]:
+async def play(stack: Stack, jobs: Sequence[Job], pace: Pace, *, guesses: bool) -> list[Wait]:
     """Post each job at its time and follow it to its end; in the order of their arrival."""
     began = asyncio.get_running_loop().time()
+    room = asyncio.Semaphore(LINE_MOST + pace.slots)
     async with client() as session, asyncio.TaskGroup() as group:
         waits = []
         for job in jobs:
             await asyncio.sleep(began + job.at_s - asyncio.get_running_loop().time())
+            await room.acquire()
             waits.append(group.create_task(_run(session, stack, job, guesses=guesses)))
+            waits[-1].add_done_callback(lambda _: room.release())
     return [wait.result() for wait in waits]
 
 

@@ -23,16 +23,17 @@ CREATE TABLE sessions (
     kv_warmth        REAL    NOT NULL DEFAULT 0
 ) STRICT;
 
--- No change may take a session further past a limit.  It is no CHECK, because a
--- limit may be lowered below what is spent already.
+-- Nothing may be held past a limit.  It is no CHECK, because a limit may be lowered
+-- below what is spent already; and it looks at holds only, because an end must
+-- always be written: what a task is charged was held before.
 CREATE TRIGGER sessions_within_limits
 BEFORE UPDATE ON sessions
-WHEN NEW.tokens_reserved + NEW.tokens_spent
-         > max(NEW.tokens_limit, OLD.tokens_reserved + OLD.tokens_spent)
-  OR NEW.time_reserved_ms + NEW.time_spent_ms
-         > max(NEW.time_limit_ms, OLD.time_reserved_ms + OLD.time_spent_ms)
-  OR NEW.cost_reserved + NEW.cost_spent
-         > max(NEW.cost_limit, OLD.cost_reserved + OLD.cost_spent)
+WHEN (NEW.tokens_reserved > OLD.tokens_reserved
+      AND NEW.tokens_reserved + NEW.tokens_spent > NEW.tokens_limit)
+  OR (NEW.time_reserved_ms > OLD.time_reserved_ms
+      AND NEW.time_reserved_ms + NEW.time_spent_ms > NEW.time_limit_ms)
+  OR (NEW.cost_reserved > OLD.cost_reserved
+      AND NEW.cost_reserved + NEW.cost_spent > NEW.cost_limit)
 BEGIN
     SELECT RAISE(ABORT, 'a budget would be overspent');
 END;

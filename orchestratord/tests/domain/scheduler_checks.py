@@ -122,8 +122,9 @@ def _session_refusal(
     if turns >= terms.max_turns:
         return SessionTurnsExhausted
     left = ledger.remaining("time_ms")
-    step_ms = TIME_STEP_MS if left is None else min(TIME_STEP_MS, left)
-    time_ms = step_ms if run_ms is None else max(1, round(run_ms))
+    time_ms = TIME_STEP_MS if run_ms is None else max(1, round(run_ms))
+    if left is not None:
+        time_ms = min(time_ms, max(1, left))
     wanted = (ask.hold_tokens, time_ms, real.price.of(ask.hold_tokens))
     for name, hold in zip(NAMES, wanted, strict=True):
         limit: int | None = getattr(ledger.limits, name)

@@ -96,13 +96,15 @@ class PlainSessions:
             del self.all[session_id]
 
     def settle(self, session_id: str, task_id: str, used: Amounts) -> Amounts:
-        """Returns the charge: what was used, cut to what the limits have room for."""
+        """Returns the charge: what was used, cut to what was held, or to the time that is left."""
         session = self.all[session_id]
-        del session.holds[task_id]
+        hold = session.holds.pop(task_id)
         charge = dict[str, int]()
         for name, amount in zip(NAMES, used, strict=True):
-            left = session.left(name)
-            charge[name] = amount if left is None else min(amount, left)
+            left, most = session.left(name), getattr(hold, name)
+            if name == "time_ms":
+                most = max(most, left or 0)
+            charge[name] = amount if left is None else min(amount, most)
         session.spent += Amounts(**charge)
         session.touched_ms = self.now_ms
         return Amounts(**charge)

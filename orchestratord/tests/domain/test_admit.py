@@ -198,9 +198,11 @@ def test_what_a_task_is_expected_to_take_is_held_of_a_time_budget() -> None:
     now = run_alone(scheduler, prompt_tokens=100, tokens_out=101, seconds=2)
     admitted = scheduler.admit(ask("t1", session_id="s"), now, 1, ONE["a"])
     assert admitted.hold == Amounts(tokens=200, time_ms=2_000)
+    rest = scheduler.admit(ask("t2", session_id="s"), now, 1, ONE["a"])
+    assert rest.hold.time_ms == 1_000, "a prediction refuses nobody: time is extended, or cut"
     with pytest.raises(BudgetExhausted) as refused:
-        scheduler.admit(ask("t2", session_id="s"), now, 1, ONE["a"])
-    assert refused.value.details == {"budget": "time_ms", "wanted": 2_000, "remaining": 1_000}
+        scheduler.admit(ask("t3", session_id="s"), now, 1, ONE["a"])
+    assert refused.value.details == {"budget": "time_ms", "wanted": 1, "remaining": 0}
 
 
 # -- capacity --------------------------------------------------------------

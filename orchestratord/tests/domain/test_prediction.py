@@ -26,6 +26,9 @@ from orchestratord.domain.prediction import (
 )
 from orchestratord.tests.domain.scheduling import REPEATABLE
 
+MUCH = 1e6
+"""Certainty of what was seen often."""
+
 
 def progress(
     *,
@@ -41,7 +44,7 @@ def progress(
 
 def rates(share: float | None = None) -> PoolRates:
     """Half a millisecond for a token of prompt and 20 for one of output."""
-    return PoolRates(Average(0.5), Average(20.0), output_share=Average(share))
+    return PoolRates(Average(0.5, MUCH), Average(20.0, MUCH), output_share=Average(share))
 
 
 # -- what is learned -------------------------------------------------------
@@ -91,10 +94,12 @@ def test_an_engine_that_passed_the_limit_has_used_all_and_no_more() -> None:
     assert learned.output_share.value == 1.0
 
 
-def test_an_average_begins_with_what_it_sees_and_forgets() -> None:
+def test_an_average_begins_as_a_plain_mean_and_then_forgets() -> None:
     average = Average()
-    average.add(100.0)
-    assert average.value == 100.0
+    for observed, mean in ((100.0, 100.0), (0.0, 50.0), (20.0, 40.0)):
+        average.add(observed)
+        assert average.value == pytest.approx(mean)
+    average = Average(100.0, MUCH)
     average.add(0.0)
     assert average.value == pytest.approx(100 * (1 - WEIGHT))
     for _ in range(40):
@@ -107,7 +112,26 @@ def test_a_pace_seen_over_few_tokens_weighs_less() -> None:
     learned.learn(progress(prompt=8, out=9), 9, 100)
     share = WEIGHT * 8 / FULL_WEIGHT_TOKENS
     assert learned.decode_ms.value == pytest.approx(20 + share * (2_000 / 8 - 20))
-    assert learned.prefill_ms.value == pytest.approx(0.5 + share * (500 / 8 - 0.5))
+    assert learned.prefill_ms.value == 0.5
+
+
+def test_what_is_certain_replaces_what_was_not() -> None:
+    average = Average()
+    average.add(1_000.0, 0.01)
+    average.add(10.0)
+    assert average.value == pytest.approx(10 + 990 / 101)
+
+
+def test_the_first_token_of_a_tiny_prompt_tells_nothing_of_long_ones() -> None:
+    """LO-ORC-128: what comes before any prefill is a cost of each task, and not of each token."""
+    learned = PoolRates()
+    learned.learn(progress(prompt=1, first=10.006, last=10.106, out=11), 11, 11)
+    assert learned.prefill_ms.value is None
+    assert learned.first_token_ms.value == pytest.approx(6)
+    found = learned.run_ms(Work.of(20_000, 10, None))
+    assert found == pytest.approx(6 + 10 * 10)
+    learned.learn(progress(prompt=1_000, first=10.506), 101, 101)
+    assert learned.prefill_ms.value == pytest.approx(0.5)
 
 
 # -- what work takes -------------------------------------------------------

@@ -27,6 +27,7 @@ from orchestratord.domain.decisions import QueueRules
 from orchestratord.domain.scheduler import Scheduler
 from orchestratord.domain.sessions import SessionTable, SessionTerms
 from orchestratord.runtime.admissions import Accepted, Admissions
+from orchestratord.runtime.arrivals import Arrivals
 from orchestratord.runtime.attempt import Attempt, AttemptTools
 from orchestratord.runtime.dispatcher import Dispatcher
 from orchestratord.runtime.event_log import EventLog
@@ -195,8 +196,7 @@ class World:
 
     def serve(self, *replicas: ReplicaView, devices: Sequence[DeviceView] = ()) -> None:
         """A snapshot with these replicas came in."""
-        self.pools.update(snapshot(pool_view(*replicas), devices=devices), self.clock.now())
-        self.dispatcher.pump()
+        self.dispatcher.see(snapshot(pool_view(*replicas), devices=devices))
 
     async def submit(self, task_id: str | None = None, **fields: Any) -> Accepted:
         return await self.admissions.submit(task_request(task_id=task_id, **fields), "c-1")
@@ -293,7 +293,8 @@ async def world_at(
         pools, shelf, transport = PoolsView(), LogShelf(streams), EngineTransport()
         tools = AttemptTools(leases, engines.table, transport, store, clock, Timeouts(), failpoints)
         metrics = TaskMetrics(registry)
-        dispatcher = Dispatcher(scheduler, pools, shelf, tools, metrics, group)
+        arrivals = Arrivals()
+        dispatcher = Dispatcher(scheduler, pools, shelf, tools, arrivals, metrics, group)
         admissions = Admissions(
             specs,
             scheduler,
@@ -303,6 +304,7 @@ async def world_at(
             ),
             store,
             dispatcher,
+            arrivals,
             metrics,
             clock,
             failpoints,
@@ -327,7 +329,7 @@ async def world_at(
             housekeeping=housekeeping,
             feed=MetricsFeed(dispatcher, scheduler, pools, shelf, store, clock, streams),
             history=TaskHistory(store, scheduler, pools, clock),
-            sessions=Sessions(scheduler.sessions, session_store, pools, dispatcher, clock),
+            sessions=Sessions(scheduler.sessions, session_store, dispatcher, clock),
             recovery=recovery,
             registry=registry,
             group=group,
