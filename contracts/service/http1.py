@@ -19,7 +19,7 @@ import structlog
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.asyncio.task_group import TaskGroup
 from hypercorn.asyncio.tcp_server import TCPServer
-from hypercorn.asyncio.worker_context import WorkerContext
+from hypercorn.asyncio.worker_context import EventWrapper, WorkerContext
 from hypercorn.config import Config as HypercornConfig
 from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.protocol.h11 import H11Protocol
@@ -34,6 +34,7 @@ log = structlog.get_logger()
 HEADER_BYTES_MAX = 16_384
 HEADERS_MESSAGE = f"The request line and headers are larger than {HEADER_BYTES_MAX} bytes."
 IDLE_SECONDS = 5.0
+LEFT_LOOKED_AT_EVERY_S = 1.0
 
 
 class Connection(TCPServer):
@@ -74,6 +75,7 @@ class Connection(TCPServer):
                     own[:2] if own else None,
                     self.protocol_send,
                 )
+                self.protocol.can_read = _ReadGate(self)  # type: ignore[attr-defined]
                 await self.idle_task.restart(tasks, self._idle_timeout)
                 await self._read_data()
                 # Nothing more will be asked: no point in waiting for it.
@@ -82,6 +84,12 @@ class Connection(TCPServer):
             pass  # The peer is gone; there is nobody to tell.
         finally:
             await self._close()
+
+    @property
+    def is_left(self) -> bool:
+        """Whether the client has gone, or said that it will send no more."""
+        left = self.reader.at_eof() or self.reader.exception() is not None
+        return left or self.writer.is_closing()
 
     async def protocol_send(self, event: Event) -> None:
         """Write, or close, or note that a request began or ended."""
@@ -137,6 +145,29 @@ class Connection(TCPServer):
                 await self.writer.wait_closed()
         self.writer.transport.abort()
         await self.idle_task.stop()
+
+
+class _ReadGate(EventWrapper):
+    """Where reading waits while an answer is under way and the client has sent more.
+
+    Hypercorn reads nothing then, and so never learns that the client has left: an
+    event stream with a byte behind its request would stay open until something is
+    sent.  So the socket is looked at now and then.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__()
+        self._connection = connection
+
+    async def wait(self) -> None:
+        """Return once the answer is over; the application is told of a client that leaves."""
+        told = False
+        while not self.is_set():
+            with anyio.move_on_after(LEFT_LOOKED_AT_EVERY_S):
+                await super().wait()
+            if not self.is_set() and not told and self._connection.is_left:
+                told = True
+                await self._connection.protocol.handle(Closed())
 
 
 class _RequestTasks(TaskGroup):
