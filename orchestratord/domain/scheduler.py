@@ -34,6 +34,8 @@ from orchestratord.domain.task_state import Move, after
 from orchestratord.errors import DeadlineUnmet, QueueFull
 
 _STALE_DEADLINES = 64
+EXPIRED_AT_ONCE = 64
+"""Every end is a commit, a last event and the end of streams: hundreds at once hold others up."""
 TIME_STEP_MS = 1_000
 """Held of a time budget for a task nothing can be predicted of."""
 
@@ -110,7 +112,8 @@ class Scheduler:
     def decide(self, now: float, candidates: Candidates) -> list[Start | Expire]:
         """Everything that should happen now, already applied to this state.
 
-        `candidates` are the replicas of each pool.  Expired tasks come first.
+        `candidates` are the replicas of each pool.  Expired tasks come first, and no
+        more than `EXPIRED_AT_ONCE`: the others are for the next call.
         """
         decisions: list[Start | Expire] = list(self._expire(now))
         for pool in self._pools.values():
@@ -279,11 +282,13 @@ class Scheduler:
             rates.ratios.add((now - task.accepted_at) * 1000 / task.predicted_ms)
 
     def _expire(self, now: float) -> Iterable[Expire]:
-        while self._deadlines and self._deadlines[0][0] <= now:
+        expired = 0
+        while self._deadlines and self._deadlines[0][0] <= now and expired < EXPIRED_AT_ONCE:
             _, task_id = heapq.heappop(self._deadlines)
             task = self._queued(task_id)
             if task is not None and task.deadline is not None and task.deadline <= now:
                 self._leave_queue(task, Move.FAIL)
+                expired += 1
                 yield Expire(task_id)
 
     def _join_queue(self, task: ScheduledTask) -> None:

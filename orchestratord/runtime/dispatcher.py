@@ -23,7 +23,7 @@ from contracts.pools import ReplicaView, Snapshot
 from orchestratord.domain.admission import PoolSpec
 from orchestratord.domain.decisions import Admitted, Drop, Expire, Start
 from orchestratord.domain.scheduled_task import ScheduledTask
-from orchestratord.domain.scheduler import Scheduler
+from orchestratord.domain.scheduler import EXPIRED_AT_ONCE, Scheduler
 from orchestratord.domain.sessions import CachePlace
 from orchestratord.errors import StorageBusy, StorageFull, TaskUnknown
 from orchestratord.runtime.active_task import NEVER, ActiveTask, Recorded
@@ -43,6 +43,7 @@ RESETS_MAX = 3
 """Replicas one task may bring down before it is given up."""
 STORAGE_RETRY_S, STORAGE_RETRY_MAX_S = 0.2, 2.0
 CANCELED_AT_ONCE = 256
+EXPIRE_AGAIN_S = 0.02
 CANCEL_DEADLINE_S = 10.0
 
 
@@ -177,6 +178,7 @@ class Dispatcher:
         if self.draining:
             return
         now = self._tools.clock.now()
+        expired = 0
         for decision in self._scheduler.decide(now, self._pools.candidates(now)):
             task = self._active[decision.task_id]
             match decision:
@@ -185,8 +187,15 @@ class Dispatcher:
                     attempt = self._new_attempt(task, decision)
                     self._group.start_soon(self._run, task, attempt)
                 case Expire():
+                    expired += 1
                     self._end_soon(task, deadline_unmet(task))
             self._show_depth(task.spec)
+        if expired == EXPIRED_AT_ONCE:
+            self._group.start_soon(self._pump_again)
+
+    async def _pump_again(self) -> None:
+        await anyio.sleep(EXPIRE_AGAIN_S)
+        self.pump()
 
     def _new_attempt(self, task: ActiveTask, start: Start) -> Attempt:
         replica, progress = self._pools.replica(start.replica_id), task.scheduled.progress

@@ -12,6 +12,7 @@ from contracts.errors import ErrorCode, Refusal
 from contracts.ids import new_uuid
 from contracts.sessions import SessionSettings
 from orchestratord.domain.budgets import Limits
+from orchestratord.domain.scheduler import EXPIRED_AT_ONCE
 from orchestratord.domain.sessions import SessionTerms
 from orchestratord.errors import SessionUnknown, StorageBusy
 from orchestratord.runtime.housekeeping import TIME_STEP_MS
@@ -211,3 +212,17 @@ async def test_a_prediction_beyond_a_week_is_told_as_a_week(path: Path) -> None:
         with pytest.raises(Refusal) as refused:
             await world.submit()
         assert refused.value.retry_after_ms == WEEK_S * 1000
+
+
+async def test_hundreds_of_deadlines_that_pass_at_once_end_a_few_at_a_time(path: Path) -> None:
+    """LO-ORC-025."""
+    count = 2 * EXPIRED_AT_ONCE + 5
+    async with world_at(path, slots=0, capacity=count) as world:
+        ids = [id_of(number) for number in range(count)]
+        for task_id in ids:
+            await world.submit(task_id, deadline_ms=1_000)
+        world.clock.advance(1)
+        world.dispatcher.pump()
+        assert world.scheduler.waiting("chat") == count - EXPIRED_AT_ONCE
+        for task_id in ids:
+            assert error_of(await world.frames(task_id)) is ErrorCode.DEADLINE_UNMET
