@@ -31,9 +31,12 @@ from bisect import bisect_right, insort
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 WEIGHT = 0.15
 """Of a new observation in a running average."""
+SHARE_WEIGHT = 0.05
+"""Of the share of `max_tokens` that was used: lengths differ more than speeds do."""
 FULL_WEIGHT_TOKENS = 32
 """A pace seen over fewer tokens weighs less."""
 LIVE_TOKENS = 64
@@ -56,14 +59,15 @@ class Average:
     value: float | None = None
     seen: float = 0.0
     """Certainty of all observations together."""
+    weight: float = WEIGHT
 
     def add(self, observed: float, certainty: float = 1.0) -> None:
         """Take one observation; what is uncertain gives way to what is certain.
 
-        The first ones are averaged as they come, later ones weigh `WEIGHT`.
+        The first ones are averaged as they come, later ones weigh `weight`.
         """
         self.seen += certainty
-        share = max(WEIGHT * certainty, certainty / self.seen)
+        share = max(self.weight * certainty, certainty / self.seen)
         self.value = (
             observed if self.value is None else self.value + share * (observed - self.value)
         )
@@ -188,7 +192,7 @@ class PoolRates:
     decode_ms: Average = field(default_factory=Average)
     overhead_ms: Average = field(default_factory=Average)
     """What a task holds its slot for beside its tokens."""
-    output_share: Average = field(default_factory=Average)
+    output_share: Average = field(default_factory=partial(Average, weight=SHARE_WEIGHT))
     ratios: ErrorRatios = field(default_factory=ErrorRatios)
     first_token_ms: Average = field(default_factory=Average)
     """Of a task whose prompt is next to nothing, or in the cache: what no prompt explains."""
@@ -291,9 +295,10 @@ def _filled(slots: list[float], work_ms: float, each: float) -> list[float]:
     one task's length they have the same sum and the first is free when the first
     of many unequal ones would be.
     """
-    level = work_ms
-    for count in range(1, len(slots) + 1):
-        level = (work_ms + sum(slots[:count])) / count
+    total = work_ms
+    for count, slot in enumerate(slots, start=1):
+        total += slot
+        level = total / count
         if count == len(slots) or level <= slots[count]:
             middle = (count - 1) / 2
             spread = [level + each * (index - middle) / count for index in range(count)]

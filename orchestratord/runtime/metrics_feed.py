@@ -9,6 +9,7 @@ those of many tasks are reserved in one write.
 from __future__ import annotations
 
 import anyio
+import anyio.lowlevel
 import structlog
 
 from contracts.config import Streams
@@ -28,6 +29,8 @@ from orchestratord.stores.tasks import TaskStore
 log = structlog.get_logger()
 
 TICK_S = 0.1
+YIELD_EVERY_FRAMES = 32
+"""A thousand frames in a row would hold everybody else up."""
 IDS_RESERVED = 256
 """Reserved at a time: at one frame a second, a write every four minutes."""
 
@@ -68,7 +71,9 @@ class MetricsFeed:
                 await self._store.reserve_event_ids(short)
             except (StorageBusy, StorageFull) as error:
                 log.info("metrics_frames_skipped", reason=error.code.value)
-        for task in due:
+        for number, task in enumerate(due, start=1):
+            if number % YIELD_EVERY_FRAMES == 0:
+                await anyio.lowlevel.checkpoint()
             reserved = short.get(task.task_id, 0)
             task.log.reserved_id = max(task.log.reserved_id, reserved)
             # Meanwhile the task may have started or ended, and taken its ids.
