@@ -11,6 +11,9 @@ from test_harness.chaos.streams.wire import Wire
 from test_harness.stack import Stack, wait_for
 from test_harness.task_client import Event, assert_grammar, parse
 
+SILENCE_S = 120.0
+"""Longer than a daemon is made to stand still."""
+
 
 class Following:
     """One stream, read in a thread to its end; a body that breaks off is an error."""
@@ -21,7 +24,7 @@ class Following:
         self.times: list[float] = []
         """Monotonic seconds, of each event."""
         self._broken: str | None = None
-        self._wire = Wire(stack).follow(task_id)
+        self._wire = Wire(stack, answer_s=SILENCE_S).follow(task_id)
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 from pathlib import Path
 
 from test_harness.bench.stream_readers import Counted, reading
 from test_harness.chaos.figures import Figures, at_least, at_most, exactly, timely
-from test_harness.chaos.posters import AT_ONCE, post_all, task_body, task_id_of
+from test_harness.chaos.posters import post_all, task_body, task_id_of
 from test_harness.chaos.rig import fake_pool, served
 from test_harness.chaos.streams.watch import MIB, Watch
 from test_harness.chaos.waits import until
@@ -17,6 +18,8 @@ from test_harness.task_client import TaskClient, assert_grammar
 
 TOKEN_MS = 1_000
 GROWTH_MIB = 80
+POSTED_AT_ONCE, OPENED_AT_ONCE = 2, 125
+"""Few, since it is the open ones that are put to the test."""
 LOOK_S = 0.5
 CHECKED = 20
 
@@ -29,7 +32,7 @@ def many_streams(root: Path, seed: int, full: bool) -> Figures:
     with served(root, pool) as stack, TaskClient(stack) as client:
         bare = Watch(stack).began_bytes
         ids = [task_id_of(chance) for _ in range(streams)]
-        answers = post_all(stack, [task_body(task_id, tokens) for task_id in ids], AT_ONCE)
+        answers = post_all(stack, [task_body(task_id, tokens) for task_id in ids], POSTED_AT_ONCE)
         assert {answer.status for answer in answers} == {202}
         with Watch(stack) as watch:
             came = _read_to_the_end(stack, ids, 2.0 * tokens + 10.0)
@@ -52,11 +55,16 @@ def _read_to_the_end(stack: Stack, task_ids: list[str], deadline_s: float) -> Co
 
     def ended() -> bool:
         time.sleep(LOOK_S)
-        seen.append(readers.count())
-        return seen[-1].ended == len(task_ids)
+        now = [part.count() for part in parts]
+        seen.extend(now)
+        return sum(part.ended for part in now) == len(task_ids)
 
-    with reading(urls, stack.headers) as readers:
-        readers.wait_open()
+    with contextlib.ExitStack() as readers:
+        parts = []
+        for start in range(0, len(urls), OPENED_AT_ONCE):
+            part = urls[start : start + OPENED_AT_ONCE]
+            parts.append(readers.enter_context(reading(part, stack.headers)))
+            parts[-1].wait_open()
         until(ended, deadline_s, "every stream has ended")
     events, lost = sum(part.events for part in seen), sum(part.lost for part in seen)
     return Counted(events, lost, ended=len(task_ids), quiet=0)

@@ -24,15 +24,18 @@ class Wire:
     Args:
         receive_buffer: what the kernel keeps for us unread, bytes; small, a
             reader that stalls is felt by the daemon soon.
+        answer_s: how long nothing may come before that is an error.
     """
 
-    def __init__(self, stack: Stack, receive_buffer: int | None = None) -> None:
+    def __init__(
+        self, stack: Stack, receive_buffer: int | None = None, answer_s: float = ANSWER_S
+    ) -> None:
         self._host = urlsplit(stack.url).netloc
         self._token = stack.token
         self._socket = socket.socket()
         if receive_buffer is not None:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        self._socket.settimeout(ANSWER_S)
+        self._socket.settimeout(answer_s)
         host, _, port = self._host.rpartition(":")
         self._socket.connect((host, int(port)))
         self._answer: HTTPResponse | None = None
