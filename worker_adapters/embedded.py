@@ -130,6 +130,7 @@ def _check_model(path: Path) -> None:
 
 def _explain(arguments: argparse.Namespace) -> NoReturn:
     """llama.cpp has one message for every failure: a port that is free leaves the model."""
+    _end_the_native_log()
     if _is_taken(arguments.host, arguments.port):
         _fail(
             EmbeddedExit.PORT_TAKEN,
@@ -140,6 +141,22 @@ def _explain(arguments: argparse.Namespace) -> NoReturn:
         f"llama.cpp cannot load {arguments.model} (ctx {arguments.ctx}, slots"
         f" {arguments.slots}): the file is damaged, of an unknown architecture, or too big",
     )
+
+
+def _end_the_native_log() -> None:
+    """Make standard error ours alone, at the start of a line.
+
+    llama.cpp logs from a thread of its own, prefix and text in two writes, and a line of
+    ours could land between them. From here on its log goes nowhere, and the newline closes
+    the line it may have left open.
+    """
+    native = sys.stderr.fileno()
+    ours = os.fdopen(os.dup(native), "w")
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, native)
+    os.close(nowhere)
+    sys.stderr = ours
+    sys.stderr.write("\n")
 
 
 def _is_taken(host: str, port: int) -> bool:
