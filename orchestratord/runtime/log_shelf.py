@@ -32,9 +32,15 @@ class LogShelf:
         return self._logs.get(task_id)
 
     def finished(self, task_id: str, now: float) -> None:
-        """Start the retention of a sealed log; `now` in monotonic seconds."""
+        """Start the retention of a sealed log; `now` in monotonic seconds.
+
+        The finished ones are kept within their bound here and now: short tasks with long
+        texts would fill the memory between two calls of `evict`.
+        """
         self._finished[task_id] = now
         self._finished_bytes += self._logs[task_id].bytes
+        while self._finished_bytes > self._config.log_total_bytes:
+            self._drop_oldest()
 
     def evict(self, now: float, running: Iterable[EventLog]) -> None:
         """Drop finished logs past their retention, or the oldest while all are too large.
@@ -44,11 +50,14 @@ class LogShelf:
         expired = now - self._config.retention_ms / 1000
         room = self._config.log_total_bytes - sum(log.bytes for log in running)
         while self._finished:
-            task_id, finished_at = next(iter(self._finished.items()))
-            if finished_at > expired and self._finished_bytes <= room:
+            oldest = next(iter(self._finished.values()))
+            if oldest > expired and self._finished_bytes <= room:
                 return
-            del self._finished[task_id]
-            self._finished_bytes -= self._logs.pop(task_id).bytes
+            self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        task_id, _finished_at = self._finished.popitem(last=False)
+        self._finished_bytes -= self._logs.pop(task_id).bytes
 
     def _note_audience(self, task_id: str, present: bool) -> None:
         if present:

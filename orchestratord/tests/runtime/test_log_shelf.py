@@ -47,6 +47,7 @@ def test_past_the_total_the_oldest_finished_go_first_and_only_as_many_as_needed(
     shelf = shelf_with("a", "b", "c", "d", tokens=30, log_total_bytes=65_536)
     for number, name in enumerate("cabd"):
         shelf.finished(name, float(number))
+    assert kept(shelf, "abcd") == "bd", "held at once, not at the next sweep only"
     shelf.evict(4.0, ())
     assert kept(shelf, "abcd") == "bd"
 
