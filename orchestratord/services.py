@@ -124,7 +124,7 @@ async def _open(
         observability=ObservabilityRoutes(registry, drain),
     ).routes()
     app = build_app(routes, settings=settings, listen=config.orchestratord, drain=drain)
-    return Service(app, stop=partial(shut_down, dispatcher, store, config.timeouts.drain_ms))
+    return Service(app, stop=partial(shut_down, dispatcher, feed, config.timeouts.drain_ms))
 
 
 def new_scheduler(config: Config, specs: list[PoolSpec]) -> Scheduler:

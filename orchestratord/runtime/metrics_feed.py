@@ -55,6 +55,7 @@ class MetricsFeed:
         self._store = store
         self._clock = clock
         self._interval_s = streams.metrics_interval_ms / 1000
+        self._ticking = anyio.Lock()
 
     async def run(self) -> None:
         """Feed for ever."""
@@ -62,24 +63,51 @@ class MetricsFeed:
             await anyio.sleep(min(TICK_S, self._interval_s))
             await self.tick(self._clock.now())
 
+    async def close(self) -> None:
+        """Append no more, and give back the ids nobody used: the next life leaves no gap.
+
+        The lock is taken and kept.  A tick in its midst has reservations on
+        their way; one that began after the last ids were read would append a
+        frame above them, and the next life would give its id a second time.
+        """
+        await self._ticking.acquire()
+        last = {
+            task.task_id: task.log.last_id
+            for task in self._dispatcher.waiting
+            if task.log.reserved_id > task.log.last_id
+        }
+        if not last:
+            return
+        try:
+            await self._store.settle_event_ids(last)
+        except (StorageBusy, StorageFull) as error:
+            log.info("event_ids_left_reserved", reason=error.code.value)
+
     async def tick(self, now: float) -> None:
         """Append a frame to every followed task that is due one; `now` in monotonic seconds."""
-        due = [task for task in self._followed() if task.next_metrics_at <= now]
-        short = {task.task_id: _wanted_id(task) for task in due if not _may_append(task)}
-        if short:
-            try:
-                await self._store.reserve_event_ids(short)
-            except (StorageBusy, StorageFull) as error:
-                log.info("metrics_frames_skipped", reason=error.code.value)
-        for number, task in enumerate(due, start=1):
-            if number % YIELD_EVERY_FRAMES == 0:
-                await anyio.lowlevel.checkpoint()
-            reserved = short.get(task.task_id, 0)
-            task.log.reserved_id = max(task.log.reserved_id, reserved)
-            # Meanwhile the task may have started or ended, and taken its ids.
-            if task.next_metrics_at <= now and _is_settled(task) and _may_append(task):
-                task.log.append("metrics", self._frame(task, now))
-                task.next_metrics_at = now + self._interval_s
+        async with self._ticking:
+            due = [task for task in self._followed() if task.next_metrics_at <= now]
+            short = {task.task_id: _wanted_id(task) for task in due if not _may_append(task)}
+            await self._reserve(short)
+            for number, task in enumerate(due, start=1):
+                if number % YIELD_EVERY_FRAMES == 0:
+                    await anyio.lowlevel.checkpoint()
+                reserved = short.get(task.task_id, 0)
+                task.log.reserved_id = max(task.log.reserved_id, reserved)
+                # Meanwhile the task may have started or ended, and taken its ids.
+                if task.next_metrics_at <= now and _is_settled(task) and _may_append(task):
+                    task.log.append("metrics", self._frame(task, now))
+                    task.next_metrics_at = now + self._interval_s
+
+    async def _reserve(self, short: dict[str, int]) -> None:
+        """Commit ids for these tasks; where the disk takes none, nothing is left of them."""
+        if not short:
+            return
+        try:
+            await self._store.reserve_event_ids(short)
+        except (StorageBusy, StorageFull) as error:
+            log.info("metrics_frames_skipped", reason=error.code.value)
+            short.clear()
 
     def _followed(self) -> list[ActiveTask]:
         found = (self._dispatcher.find(task_id) for task_id in self._shelf.followed)

@@ -9,22 +9,19 @@ did.
 from __future__ import annotations
 
 import anyio
-import structlog
 
 from contracts.errors import ErrorCode
 from contracts.events import ErrorEvent
-from orchestratord.errors import ShuttingDown, StorageBusy, StorageFull
+from orchestratord.errors import ShuttingDown
 from orchestratord.runtime.dispatcher import Dispatcher
 from orchestratord.runtime.ending import Failed, Rerun
 from orchestratord.runtime.event_log import encode_frame
-from orchestratord.stores.tasks import TaskStore
-
-log = structlog.get_logger()
+from orchestratord.runtime.metrics_feed import MetricsFeed
 
 CUT_DEADLINE_S = 3.0
 
 
-async def shut_down(dispatcher: Dispatcher, store: TaskStore, drain_ms: int) -> None:
+async def shut_down(dispatcher: Dispatcher, feed: MetricsFeed, drain_ms: int) -> None:
     """Let running tasks finish for `drain_ms`, cut the rest, end every stream."""
     dispatcher.draining = True
     _dismiss_waiting(dispatcher)
@@ -40,27 +37,12 @@ async def shut_down(dispatcher: Dispatcher, store: TaskStore, drain_ms: int) -> 
     with anyio.move_on_after(CUT_DEADLINE_S):
         await _settled(dispatcher)
     _dismiss_waiting(dispatcher)
-    await _settle_ids(dispatcher, store)
+    await feed.close()
 
 
 async def _settled(dispatcher: Dispatcher) -> None:
     for _, attempt in dispatcher.attempts:
         await attempt.over.wait()
-
-
-async def _settle_ids(dispatcher: Dispatcher, store: TaskStore) -> None:
-    """Give back event ids that were reserved and not used, so that the next life leaves no gap."""
-    last = {
-        task.task_id: task.log.last_id
-        for task in dispatcher.waiting
-        if task.log.reserved_id > task.log.last_id
-    }
-    if not last:
-        return
-    try:
-        await store.settle_event_ids(last)
-    except (StorageBusy, StorageFull) as error:
-        log.info("event_ids_left_reserved", reason=error.code.value)
 
 
 def _dismiss_waiting(dispatcher: Dispatcher) -> None:

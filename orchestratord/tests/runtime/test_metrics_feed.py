@@ -193,6 +193,27 @@ async def test_ids_go_on_without_a_gap_after_a_clean_stop(path: Path) -> None:
         assert [f.id for f in await world.frames(TASK_ID)] == [4, 5]
 
 
+async def test_a_frame_due_while_the_daemon_stops_takes_no_id_of_the_next_life(path: Path) -> None:
+    """LO-ORC-072: its reader would wait for an event it believes to have seen."""
+    async with world_at(path, slots=0) as world:
+        await world.submit(TASK_ID)
+        async with followed(world, TASK_ID) as got:
+            await frame(world, got)
+            world.clock.advance(1)
+            async with anyio.create_task_group() as group:
+                group.start_soon(world.stop, 0)
+                for _ in range(3):
+                    await anyio.lowlevel.checkpoint()
+                    with anyio.move_on_after(0.01):
+                        await world.feed.tick(world.clock.now())
+            await anyio.wait_all_tasks_blocked()
+        last = max(one.id for one in got if one.id is not None)
+    async with world_at(path, slots=0, recover=True) as world:
+        world.play([END])
+        world.serve(replica())
+        assert [f.id for f in await world.frames(TASK_ID)] == [last + 1, last + 2]
+
+
 async def test_frames_never_use_up_the_ids_that_tokens_need(path: Path) -> None:
     """LO-ORC-072."""
     async with world_at(path) as world:

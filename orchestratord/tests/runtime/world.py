@@ -208,7 +208,7 @@ class World:
 
     async def stop(self, drain_ms: int) -> None:
         """What the daemon does at SIGTERM."""
-        await shut_down(self.dispatcher, self.store, drain_ms)
+        await shut_down(self.dispatcher, self.feed, drain_ms)
 
     def log(self, task: Accepted | str) -> EventLog:
         found = self.shelf.get(task if isinstance(task, str) else task.task_id)
