@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from contracts.ids import Digest, ModelId, PoolId
 from contracts.model import ByteCount, Milliseconds
+from contracts.pools import MODEL_REF_PATTERN
 from contracts.sessions import TURNS_MAX, AmountLimit, CostLimit
 
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -146,6 +147,25 @@ class Timeouts(Section):
     )
 
 
+class Supervision(Section):
+    """How closely an engine is watched."""
+
+    start_ms: PositiveMilliseconds = Field(
+        default=600_000, description="From a launch to its first token."
+    )
+    canary_ms: PositiveMilliseconds = Field(
+        default=60_000, description="An idle engine generates one token this often, as a proof."
+    )
+    stall_ms: PositiveMilliseconds | None = Field(
+        default=None,
+        description="Work in flight that moves for so long no more is a hang;"
+        " null: timeouts.idle_token_ms.",
+    )
+    probation_ms: Milliseconds = Field(
+        default=3_000, description="A reloaded model must live so long before the old one goes."
+    )
+
+
 class Gpus(Section):
     """Where device figures come from."""
 
@@ -169,9 +189,7 @@ class ModelConfig(Section):
     """The model a pool serves."""
 
     id: ModelId = Field(description="The name tasks ask for.")
-    ref: str = Field(
-        pattern=r"^(file|hf|https|s3|oci):.+$", max_length=4096, description="Where it comes from."
-    )
+    ref: str = Field(pattern=MODEL_REF_PATTERN, max_length=4096, description="Where it comes from.")
     digest: Digest | None = Field(default=None, description="sha256 it must have; null: any.")
 
 
@@ -355,6 +373,7 @@ class Config(Section):
     sessions: Sessions = Field(default=Sessions(), description="Session defaults.")
     streams: Streams = Field(default=Streams(), description="Event streams.")
     timeouts: Timeouts = Field(default=Timeouts(), description="Deadlines.")
+    supervision: Supervision = Field(default=Supervision(), description="Watching engines.")
     gpus: Gpus = Field(default=Gpus(), description="Device figures.")
     pools: tuple[Pool, ...] = Field(default=(), max_length=1000, description="What to serve.")
     artifacts: Artifacts = Field(default=Artifacts(), description="Artifacts.")

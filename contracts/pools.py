@@ -9,6 +9,7 @@ from pydantic import Field
 
 from contracts.ids import Digest, PoolId, ReplicaId, Uuid
 from contracts.model import (
+    MILLISECONDS_MAX,
     ByteCount,
     Contract,
     Milliseconds,
@@ -17,6 +18,8 @@ from contracts.model import (
     TokenCount,
     UnixMilliseconds,
 )
+
+MODEL_REF_PATTERN = r"^(file|hf|https|s3|oci):.+$"
 
 
 class ReplicaState(StrEnum):
@@ -34,19 +37,42 @@ class ReplicaState(StrEnum):
 
 
 class FailureReason(StrEnum):
-    """Why a replica is not serving, from a closed list (also a metric label)."""
+    """Why a replica is not serving, from a closed list (also a metric label).
+
+    `XID_n` are the errors that NVIDIA's catalogue calls fatal to an application;
+    one that takes the card with it reads as GPU_LOST, any other as XID_OTHER.
+    """
 
     BAD_ARGUMENT = "BAD_ARGUMENT"
     CRASH = "CRASH"
+    DOWNLOAD_DENIED = "DOWNLOAD_DENIED"
+    DOWNLOAD_FAILED = "DOWNLOAD_FAILED"
     EXITED = "EXITED"
+    GPU_LOST = "GPU_LOST"
+    HOST_OOM = "HOST_OOM"
     IDENTITY_MISMATCH = "IDENTITY_MISMATCH"
+    INSUFFICIENT_VRAM = "INSUFFICIENT_VRAM"
     MODEL_INVALID = "MODEL_INVALID"
     MODEL_MISSING = "MODEL_MISSING"
     NOT_PROGRESSING = "NOT_PROGRESSING"
     PORT_TAKEN = "PORT_TAKEN"
+    PROVISIONING_FAILED = "PROVISIONING_FAILED"
     START_TIMEOUT = "START_TIMEOUT"
     TOOL_MISSING = "TOOL_MISSING"
     UNREACHABLE = "UNREACHABLE"
+    VRAM_HELD = "VRAM_HELD"
+    VRAM_OOM = "VRAM_OOM"
+    XID_13 = "XID_13"
+    XID_31 = "XID_31"
+    XID_43 = "XID_43"
+    XID_45 = "XID_45"
+    XID_48 = "XID_48"
+    XID_63 = "XID_63"
+    XID_64 = "XID_64"
+    XID_74 = "XID_74"
+    XID_94 = "XID_94"
+    XID_95 = "XID_95"
+    XID_OTHER = "XID_OTHER"
 
 
 class LastError(Contract):
@@ -77,6 +103,12 @@ class DeviceView(Contract):
     temperature_c: float | None = Field(default=None, description="Degrees Celsius.")
     power_w: float | None = Field(default=None, ge=0, description="Watts drawn.")
     health: str = Field(default="ok", max_length=64, description="`ok`, or what is wrong.")
+    xid: int | None = Field(
+        default=None, ge=0, le=65535, description="The newest Xid error of the driver; null: none."
+    )
+    xid_count: int = Field(
+        default=0, ge=0, description="Xid errors seen; tells a new one from an old one."
+    )
     processes: tuple[DeviceProcess, ...] = Field(
         default=(), max_length=1024, description="Processes holding memory on it."
     )
@@ -86,6 +118,26 @@ class DeviceSample(Contract):
     """Everything one telemetry sample saw."""
 
     devices: tuple[DeviceView, ...] = Field(max_length=64, description="Cards seen.")
+
+
+class Phase(StrEnum):
+    """What a replica is busy with before it serves."""
+
+    RESOLVING = "resolving"
+    DOWNLOADING = "downloading"
+    INSTALLING = "installing"
+    BUILDING = "building"
+    LOADING = "loading"
+
+
+class Preparation(Contract):
+    """How far a replica that does not serve yet has come."""
+
+    phase: Phase = Field(description="What is being done.")
+    what: str = Field(max_length=512, description="The file, package or image it is done to.")
+    done: int | None = Field(default=None, ge=0, description="Bytes or steps; null: not told.")
+    total: int | None = Field(default=None, ge=0, description="Of so many; null: not known.")
+    since_ms: UnixMilliseconds = Field(description="When the phase began, Unix ms.")
 
 
 class ReplicaView(Contract):
@@ -104,6 +156,39 @@ class ReplicaView(Contract):
     restarts: int = Field(ge=0, description="Times it was started again after a failure.")
     last_error: LastError | None = Field(description="The newest failure.")
     kv_cache_usage: Ratio | None = Field(description="KV cache in use; null: not told.")
+    model_ref: str | None = Field(
+        default=None, max_length=4096, description="The model it was started with."
+    )
+    degraded: str | None = Field(
+        default=None, max_length=512, description="What makes it worse than configured, if so."
+    )
+    preparation: Preparation | None = Field(
+        default=None, description="How far it has come before it serves; null: it is not coming up."
+    )
+    cut_at_ms: UnixMilliseconds | None = Field(
+        default=None, description="While it drains: when its running tasks are cut, Unix ms."
+    )
+
+
+class ReloadState(StrEnum):
+    """How a reload stands."""
+
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    ROLLED_BACK = "rolled_back"
+    FAILED = "failed"
+
+
+class ReloadView(Contract):
+    """The newest reload of a pool."""
+
+    state: ReloadState = Field(
+        description="rolled_back: the old model serves; failed: no model does."
+    )
+    from_ref: str = Field(max_length=4096, description="The model served before.")
+    to_ref: str = Field(max_length=4096, description="The model asked for.")
+    message: str = Field(max_length=2048, description="What it is doing, or how it ended.")
+    at_ms: UnixMilliseconds = Field(description="Of this state, Unix ms.")
 
 
 class PoolHealth(Contract):
@@ -119,7 +204,11 @@ class PoolHealth(Contract):
         description="open: every replica has stopped trying for now."
     )
     last_error: LastError | None = Field(description="The newest failure of any replica.")
-    replicas: tuple[ReplicaView, ...] = Field(max_length=1000, description="Its replicas.")
+    replicas: tuple[ReplicaView, ...] = Field(max_length=2000, description="Its replicas.")
+    degraded: bool = Field(
+        default=False, description="A replica serves worse than configured; see its `degraded`."
+    )
+    reload: ReloadView | None = Field(default=None, description="The newest reload; null: none.")
 
 
 class PoolView(PoolHealth):
@@ -169,6 +258,43 @@ class Lease(Contract):
 
 class LeaseRenewal(LeaseRequest):
     """A renewal says everything again, so that a restarted manager can re-create it."""
+
+    idle_ms: Omissible[Annotated[int, Field(ge=0, le=MILLISECONDS_MAX)]] = Field(
+        default=None, description="Since the task last showed progress, ms; absent: not told."
+    )
+
+
+class DrainRequest(Contract):
+    """Take no new work; running tasks may finish."""
+
+    deadline_ms: Omissible[Milliseconds] = Field(
+        default=None, description="Running tasks are cut then; absent: timeouts.drain_ms."
+    )
+
+
+class ReloadRequest(Contract):
+    """Serve another model in the place of the present one."""
+
+    new_model_ref: str = Field(
+        pattern=MODEL_REF_PATTERN, max_length=4096, description="Where it comes from."
+    )
+    digest: Omissible[Digest] = Field(default=None, description="sha256 it must have.")
+    deadline_ms: Omissible[Milliseconds] = Field(
+        default=None,
+        description="It must serve by then, and running tasks of the old one are cut then."
+        " Absent: supervision.start_ms and timeouts.drain_ms.",
+    )
+
+
+class PoolChange(Contract):
+    """A change of a pool that was begun; its health tells how it goes."""
+
+    pool_id: PoolId = Field(description="The pool.")
+    change: Literal["drain", "reload", "resume"] = Field(description="What was begun.")
+    draining: bool = Field(description="Whether the pool refuses new tasks now.")
+    cut_at_ms: UnixMilliseconds | None = Field(
+        default=None, description="When running tasks are cut, Unix ms; null: they are not."
+    )
 
 
 class Endpoint(Contract):
