@@ -40,7 +40,7 @@ def new_uuid() -> str:
 # pydantic's regex engine anchors `$` at the very end, so these patterns are exact.
 Uuid = Annotated[str, Field(pattern=UUID_PATTERN), AfterValidator(str.lower)]
 PoolId = Annotated[str, Field(pattern=NAME_PATTERN)]
-ReplicaId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}/[0-9]{1,3}$")]
+ReplicaId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}/[0-9]{1,4}$")]
 ModelId = Annotated[str, Field(pattern=MODEL_ID_PATTERN)]
 Digest = Annotated[str, Field(pattern=DIGEST_PATTERN)]
 CorrelationId = Annotated[str, Field(pattern=CORRELATION_ID_PATTERN)]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
+
 import anyio
 import anyio.to_thread
 
@@ -10,12 +13,14 @@ from contracts.pools import FailureReason
 from pool_managerd.domain.replica_state import Move
 from pool_managerd.failure import Failure, LaunchRefused
 from pool_managerd.life import Served, engine_failure
+from pool_managerd.process_life import LaunchTools
 from pool_managerd.provisioning import external
-from pool_managerd.readiness import serving, until_lost
+from pool_managerd.readiness import serving
 from pool_managerd.replica import Replica
+from pool_managerd.watching import NEVER_MS, EngineWatch
+from worker_adapters.base import EngineClient
 from worker_adapters.errors import EngineError
 from worker_adapters.registry import new_client
-from worker_adapters.transport import EngineTransport
 
 FIRST_ANSWER_S = 60.0
 
@@ -23,9 +28,11 @@ FIRST_ANSWER_S = 60.0
 class ExternalLife:
     """A server that somebody else runs, at the address of the configuration."""
 
-    def __init__(self, replica: Replica, transport: EngineTransport) -> None:
+    adopts = False
+
+    def __init__(self, replica: Replica, tools: LaunchTools) -> None:
         self._replica = replica
-        self._transport = transport
+        self._tools = tools
 
     async def live(self, served: Served) -> Failure:
         """Serve once it generates a token; fail once it cannot be reached any more."""
@@ -39,7 +46,7 @@ class ExternalLife:
         replica.launched(endpoint, pid=None, devices=())
         await replica.advance(Move.SPAWNED)
         client = new_client(
-            replica.entry.pool.engine, self._transport, endpoint.base_url, endpoint.api_key
+            replica.entry.pool.engine, self._tools.transport, endpoint.base_url, endpoint.api_key
         )
         try:
             with anyio.fail_after(FIRST_ANSWER_S):
@@ -49,10 +56,23 @@ class ExternalLife:
         except TimeoutError:
             return Failure(FailureReason.UNREACHABLE, f"no token within {FIRST_ANSWER_S:g} s")
         await served()
-        await until_lost(client, replica.answered, replica.unanswered)
-        return Failure(
-            FailureReason.UNREACHABLE,
-            f"nothing answers at {endpoint.base_url} any more; is it still running?",
+        lost = await self._watch(client).until_lost()
+        if lost.reason is FailureReason.UNREACHABLE:
+            message = f"nothing answers at {endpoint.base_url} any more; is it still running?"
+            return replace(lost, message=message)
+        return lost
+
+    def _watch(self, client: EngineClient) -> EngineWatch:
+        """A server of somebody else's is asked for no token while it is merely idle."""
+        tools, replica_id = self._tools, self._replica.entry.replica_id
+        return EngineWatch(
+            self._replica,
+            client,
+            tools.clock,
+            replace(tools.patience, canary_ms=NEVER_MS),
+            partial(tools.leasing.work, replica_id),
+            lambda: None,
+            lambda seen: seen,
         )
 
     async def end(self) -> None:

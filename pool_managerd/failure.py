@@ -52,7 +52,7 @@ class LaunchRefused(Exception):
 
 def exit_failure(
     reason: FailureReason,
-    exit_code: int,
+    exit_code: int | None,
     program: str,
     log_tail: Sequence[str],
     *,
@@ -80,7 +80,9 @@ def exit_failure(
     return Failure(reason, message[:MESSAGE_CHARACTERS_MAX], tuple(log_tail))
 
 
-def _ending(exit_code: int) -> str:
+def _ending(exit_code: int | None) -> str:
+    if exit_code is None:
+        return "ended; an earlier pool_managerd had started it, so its exit code is lost"
     if exit_code >= 0:
         return f"ended with exit code {exit_code}"
     try:

@@ -8,10 +8,10 @@ import anyio
 
 from contracts.errors import ErrorCode, Refusal
 from contracts.ids import new_uuid
-from contracts.pools import Lease, LeaseRequest
+from contracts.pools import Lease, LeaseRenewal, LeaseRequest
 from contracts.service.failpoints import Failpoints
 from pool_managerd.clock import Clock
-from pool_managerd.domain.leases import Claim, HeldLease, LeaseConflict, LeaseTable
+from pool_managerd.domain.leases import Claim, HeldLease, LeaseConflict, LeaseTable, Work
 from pool_managerd.replica import Replica
 
 EXPIRY_S = 0.5
@@ -33,6 +33,7 @@ class Leasing:
         self._failpoints = failpoints
         self._table = LeaseTable()
         self._cut_off: dict[str, frozenset[str]] = {}
+        self._freed = anyio.Event()
 
     def grant(self, request: LeaseRequest) -> Lease:
         """A slot of the replica.
@@ -57,19 +58,47 @@ class Leasing:
             held = self._table.renew(lease_id, _claim(request, replica), self._clock.now_ms())
         return self._lease(held, replica)
 
-    def release(self, lease_id: str) -> None:
-        """Give a slot back; a lease that is not known is released already."""
-        self._table.release(lease_id, self._clock.now_ms())
-        self._changed()
+    def release(self, lease_id: str, *, stalled: bool = False) -> None:
+        """Give a slot back; a lease that is not known is released already.
+
+        Args:
+            stalled: its task was given up because the engine sent nothing for too
+                long; the replica has to prove itself before it gets new work.
+        """
+        held = self._table.release(lease_id, self._clock.now_ms())
+        replica = self._replicas.get(held.replica_id) if held is not None else None
+        if stalled and replica is not None:
+            replica.suspect("a task on it was given up, since no token came")
+        self._tell_freed()
 
     def void(self, replica_id: str) -> None:
         """Drop the leases of a replica that does not serve any more."""
         tasks = self._table.void(replica_id, self._clock.now_ms())
         self._cut_off[replica_id] = self.cut_off(replica_id) | tasks
+        self._wake()
+
+    def cut(self, replica_id: str) -> None:
+        """End the leases of a replica that drains and whose time is up."""
+        self._table.void(replica_id, self._clock.now_ms())
+        self._tell_freed()
+
+    async def until_idle(self, replica_id: str) -> None:
+        """Return once no lease is held on the replica."""
+        while self.used(replica_id):
+            await self._freed.wait()
 
     def cut_off(self, replica_id: str) -> frozenset[str]:
         """The tasks that held slots of a replica when it ceased to serve; told once."""
         return self._cut_off.pop(replica_id, frozenset())
+
+    def work(self, replica_id: str) -> Work:
+        """What runs on the replica under leases."""
+        return self._table.work(replica_id)
+
+    def coldest_slot(self, replica_id: str) -> int | None:
+        """The free slot whose cache is worth least; None where all are taken."""
+        replica = self._replicas.get(replica_id)
+        return None if replica is None else self._table.coldest_slot(replica_id, replica.slots)
 
     def used(self, replica_id: str) -> int:
         """Slots of the replica under a lease."""
@@ -80,7 +109,15 @@ class Leasing:
         while True:
             await anyio.sleep(EXPIRY_S)
             if self._table.expire(self._clock.now_ms()):
-                self._changed()
+                self._tell_freed()
+
+    def _tell_freed(self) -> None:
+        self._changed()
+        self._wake()
+
+    def _wake(self) -> None:
+        self._freed.set()
+        self._freed = anyio.Event()
 
     def _replica(self, request: LeaseRequest) -> Replica:
         replica = self._replicas.get(request.replica_id)
@@ -110,6 +147,7 @@ def _claim(request: LeaseRequest, replica: Replica) -> Claim:
         ttl_ms=request.ttl_ms,
         slots=replica.slots_open,
         preferred_slot=request.preferred_slot,
+        idle_ms=request.idle_ms if isinstance(request, LeaseRenewal) else None,
     )
 
 

@@ -22,6 +22,11 @@ Served = Callable[[], Awaitable[None]]
 class Life(Protocol):
     """How a kind of replica comes to serve, and how it is ended."""
 
+    @property
+    def adopts(self) -> bool:
+        """Whether the next life is that of a process found alive, and not a launch."""
+        ...
+
     async def live(self, served: Served) -> Failure:
         """Bring the replica to serve and watch it; returns why it does not any more.
 

@@ -7,6 +7,8 @@ stopped telling loses it: a zero would be a lie.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from contracts.metrics import RESTART_REASONS
 from contracts.pools import DeviceView, PoolView, ReplicaState, ReplicaView
 from contracts.service.prometheus import MetricsRegistry
@@ -18,21 +20,19 @@ class PoolMetrics:
     """What `/metrics` of pool_managerd shows."""
 
     def __init__(
-        self, registry: MetricsRegistry, board: SnapshotBoard, replicas: list[Replica]
+        self, registry: MetricsRegistry, board: SnapshotBoard, replicas: Mapping[str, Replica]
     ) -> None:
         self._registry = registry
         self._board = board
         self._replicas = replicas
         self._restarts = registry.counter("replica_restarts_total")
         self._counted: dict[tuple[str, str], int] = {}
-        for replica in replicas:
-            for reason in RESTART_REASONS:
-                self._restarts.labels(replica.entry.pool.id, replica.entry.replica_id, reason)
 
     def render(self) -> bytes:
         """Prometheus text, as of now."""
         snapshot = self._board.current()
-        self._registry.gauge("kv_cache_usage_ratio").clear()
+        for name in ("kv_cache_usage_ratio", "replica_state", "active_leases"):
+            self._registry.gauge(name).clear()
         for pool in snapshot.pools:
             for replica in pool.replicas:
                 self._show_replica(pool, replica)
@@ -63,9 +63,11 @@ class PoolMetrics:
                 self._registry.gauge(name).labels(device.uuid).set(value)
 
     def _count_restarts(self) -> None:
-        for replica in self._replicas:
-            for reason, count in replica.restarts.items():
+        for replica in self._replicas.values():
+            for reason in RESTART_REASONS:
+                count = replica.restarts.get(reason, 0)
                 key = (replica.entry.replica_id, reason)
-                new = count - self._counted.get(key, 0)
+                # A replica that took the place of another one of its number begins at 0.
+                new = max(0, count - self._counted.get(key, 0))
                 self._counted[key] = count
                 self._restarts.labels(replica.entry.pool.id, *key).inc(new)

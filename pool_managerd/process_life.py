@@ -1,8 +1,8 @@
-"""The life of a replica whose process is ours.
+"""The life of a replica whose process is ours, started here or taken back.
 
-Three things can end it: the process exits, it never comes to serve, or it stops
-answering.  They are awaited together and the first one counts; a supervisor that
-waited for readiness alone would go on asking a process that is long dead.
+Three things can end it: the process exits, it never comes to serve, or it does not
+move on any more.  They are awaited together and the first one counts; a supervisor
+that waited for readiness alone would go on asking a process that is long dead.
 """
 
 from __future__ import annotations
@@ -19,25 +19,28 @@ import structlog
 from contracts.pools import FailureReason
 from contracts.service.failpoints import Failpoints
 from contracts.service.settings import child_environment
+from pool_managerd.adoption import Survivor, is_alive
+from pool_managerd.clock import Clock
 from pool_managerd.domain.replica_state import Move
 from pool_managerd.failure import Failure, LaunchRefused, exit_failure
 from pool_managerd.launch import Launch, prepare
+from pool_managerd.leasing import Leasing
 from pool_managerd.life import Served, engine_failure
 from pool_managerd.models.digest import ModelDigests
 from pool_managerd.process import ReplicaProcess, start
 from pool_managerd.process_group import end_group
-from pool_managerd.readiness import NotOurs, until_lost, until_ours, until_serving
+from pool_managerd.readiness import NotOurs, until_adopted, until_ours, until_serving
 from pool_managerd.replica import Replica
 from pool_managerd.replica_log import ReplicaLog
 from pool_managerd.run_records import RunRecords, identify
+from pool_managerd.running import Running, facts_of
 from pool_managerd.telemetry.sampler import Sampler
+from pool_managerd.watching import EngineWatch, Patience
 from worker_adapters.base import EngineClient, Observation
 from worker_adapters.errors import EngineError
 from worker_adapters.registry import ENGINES, new_client
 from worker_adapters.transport import EngineTransport
 
-START_TIMEOUT_S = 600.0
-"""From the launch to the first token; a large model on a slow disk takes minutes."""
 LOG_BOUND_S = 0.5
 SPAWN_DEADLINE_S = 10.0
 REAP_S = 1.0
@@ -55,14 +58,23 @@ class LaunchTools:
     transport: EngineTransport
     state_dir: Path
     stop_grace_ms: int
-    start_timeout_s: float = START_TIMEOUT_S
+    clock: Clock
+    leasing: Leasing
+    patience: Patience
+    start_timeout_s: float
     failpoints: Failpoints = field(default_factory=Failpoints.none)
 
 
 class ProcessLife:
-    """One process after another; at most one at any time."""
+    """One process after another; at most one at any time.
 
-    def __init__(self, replica: Replica, tools: LaunchTools) -> None:
+    Args:
+        survivor: the process that an earlier start of this daemon left of it.
+    """
+
+    def __init__(
+        self, replica: Replica, tools: LaunchTools, survivor: Survivor | None = None
+    ) -> None:
         self._replica = replica
         self._tools = tools
         self._pool = replica.entry.pool
@@ -70,22 +82,26 @@ class ProcessLife:
         # A command speaks the dialect of its engine, and mostly wraps its program.
         self._launcher = launchers.get(self._pool.provisioning.mode, launchers["binary"])
         self._log = ReplicaLog(tools.state_dir, replica.entry.replica_id)
+        self._survivor = survivor
         self._process: ReplicaProcess | None = None
         self._digest_accepted = anyio.Event()
 
+    @property
+    def adopts(self) -> bool:
+        """Whether the next life is that of a process found alive."""
+        return self._survivor is not None
+
     async def live(self, served: Served) -> Failure:
-        """Launch, wait until it serves, watch it; returns the first failure."""
+        """Launch or adopt, wait until it serves, watch it; returns the first failure."""
         self._digest_accepted = anyio.Event()
         try:
-            launch = await prepare(self._replica.entry, self._tools.telemetry)
-            process = await self._start(launch)
+            running = await self._begin()
         except LaunchRefused as refused:
             return refused.failure
-        await self._replica.advance(Move.SPAWNED)
         return await _first(
-            partial(self._exit, process, launch),
-            partial(self._serve, process, launch, served),
-            partial(self._check_digest, launch),
+            partial(self._exit, running),
+            partial(self._serve, running, served),
+            partial(self._check_digest, running),
             self._bound_log,
         )
 
@@ -98,93 +114,134 @@ class ProcessLife:
         with anyio.move_on_after(REAP_S):
             await process.wait()
         await anyio.to_thread.run_sync(self._tools.records.remove, self._replica.entry.replica_id)
+        process.close()
         self._process = None
 
-    async def _start(self, launch: Launch) -> ReplicaProcess:
+    async def _begin(self) -> Running:
+        """The process of this life; raises `LaunchRefused`."""
+        survivor, self._survivor = self._survivor, None
+        if survivor is not None:
+            return self._take_back(survivor)
+        launch = await prepare(self._replica.entry, self._tools.telemetry)
+        running = await self._start(launch)
+        await self._replica.advance(Move.SPAWNED)
+        return running
+
+    def _take_back(self, survivor: Survivor) -> Running:
+        record = survivor.record
+        try:
+            process = self._process = ReplicaProcess(record.pid)
+        except ProcessLookupError:
+            process = None
+        if process is None or not is_alive(record):
+            raise LaunchRefused(
+                FailureReason.EXITED, "it ended while no pool_managerd watched over it"
+            )
+        running = Running.adopted_from(survivor, process)
+        _log.info("replica.adopted", replica_id=record.replica_id, pid=record.pid)
+        self._replica.launched(running.endpoint, process.pid, running.facts.device_uuids)
+        return running
+
+    async def _start(self, launch: Launch) -> Running:
         """Start the process and record it; not to be torn apart by a cancellation.
 
         A stop that came between the two would leave a process that nobody knows.
         """
-        replica_id = self._replica.entry.replica_id
+        entry, spec = self._replica.entry, launch.spec
+        program = "the embedded engine"
+        if self._pool.provisioning.mode != "embedded":
+            program = Path(launch.plan.argv[0]).name
+        facts = facts_of(launch, entry.fingerprint, program, self._tools.clock.unix_ms())
         try:
             with anyio.fail_after(SPAWN_DEADLINE_S, shield=True):
                 self._tools.failpoints.hit("replica.spawn")
                 env = child_environment(launch.plan.env)
                 process = self._process = await start(launch.plan.argv, env, self._log)
-                record = identify(replica_id, process.pid, launch.spec.api_key)
+                record = identify(entry.replica_id, process.pid, spec.api_key, facts)
                 await anyio.to_thread.run_sync(self._tools.records.write, record)
         except OSError as error:
             # A full disk, mostly: it may have room at the next try.
             raise LaunchRefused(
                 FailureReason.EXITED, f"its log or record cannot be written: {error}"
             ) from error
-        self._replica.launched(launch.endpoint, process.pid, launch.spec.device_uuids)
-        return process
+        running = Running(process, facts, spec.api_key, adopted=False)
+        self._replica.launched(running.endpoint, process.pid, spec.device_uuids)
+        return running
 
-    async def _exit(self, process: ReplicaProcess, launch: Launch) -> Failure:
+    async def _exit(self, running: Running) -> Failure:
         """Why the process ended, once it has."""
-        exit_code = await process.wait()
+        exit_code = await running.process.wait()
         self._replica.lost()
-        tail = await self._tail(launch)
-        reason = self._launcher.exit_reason(exit_code, tail)
-        program = "the embedded engine"
-        if self._pool.provisioning.mode != "embedded":
-            program = Path(launch.plan.argv[0]).name
-        model_there = await anyio.to_thread.run_sync(launch.model.is_file)
+        tail = await self._tail(running)
+        reason = self._launcher.exit_reason(-1 if exit_code is None else exit_code, tail)
+        model_there = await anyio.to_thread.run_sync(running.model.is_file)
+        program = running.facts.program
         return exit_failure(reason, exit_code, program, tail, model_there=model_there)
 
-    async def _serve(self, process: ReplicaProcess, launch: Launch, served: Served) -> Failure:
+    async def _serve(self, running: Running, served: Served) -> Failure:
         """Why it does not serve, or does not any more, though its process lives."""
-        endpoint = launch.endpoint
-        client = new_client(
-            self._pool.engine, self._tools.transport, endpoint.base_url, endpoint.api_key
-        )
+        tools, endpoint = self._tools, running.endpoint
+        client = new_client(self._pool.engine, tools.transport, endpoint.base_url, endpoint.api_key)
         try:
-            with anyio.fail_after(self._tools.start_timeout_s):
-                await self._become_ready(client, process, launch)
+            with anyio.fail_after(tools.start_timeout_s):
+                await self._become_ready(client, running)
         except NotOurs as error:
             return error.failure
         except EngineError as error:
-            return replace(engine_failure(error), log_tail=await self._tail(launch))
+            return replace(engine_failure(error), log_tail=await self._tail(running))
         except TimeoutError:
-            message = f"it did not serve within {self._tools.start_timeout_s:g} s of its start"
-            return Failure(FailureReason.START_TIMEOUT, message, await self._tail(launch))
+            return await self._silent(running)
         await served()
-        await until_lost(client, self._answered, self._replica.unanswered)
-        message = "its process lives but takes no connections any more"
-        return Failure(FailureReason.UNREACHABLE, message, await self._tail(launch))
+        lost = await self._watch(client).until_lost()
+        return replace(lost, log_tail=await self._tail(running))
 
-    async def _become_ready(
-        self, client: EngineClient, process: ReplicaProcess, launch: Launch
-    ) -> None:
-        await until_ours(client, launch.spec.port, process.pid)
-        self._replica.observed(self._named(await until_serving(client)))
+    async def _silent(self, running: Running) -> Failure:
+        tail = await self._tail(running)
+        if running.adopted:
+            message = "it outlived an earlier pool_managerd and says nothing any more"
+            return Failure(FailureReason.NOT_PROGRESSING, message, tail)
+        message = f"it did not serve within {self._tools.start_timeout_s:g} s of its start"
+        return Failure(FailureReason.START_TIMEOUT, message, tail)
+
+    def _watch(self, client: EngineClient) -> EngineWatch:
+        tools, replica_id = self._tools, self._replica.entry.replica_id
+        return EngineWatch(
+            self._replica,
+            client,
+            tools.clock,
+            tools.patience,
+            partial(tools.leasing.work, replica_id),
+            partial(tools.leasing.coldest_slot, replica_id),
+            self._named,
+        )
+
+    async def _become_ready(self, client: EngineClient, running: Running) -> None:
+        await until_ours(client, running.facts.port, running.process.pid)
+        ask = until_adopted if running.adopted else until_serving
+        self._replica.observed(self._named(await ask(client)))
         if self._pool.model.digest is not None:
             await self._digest_accepted.wait()
-
-    async def _answered(self, seen: Observation) -> None:
-        await self._replica.answered(self._named(seen))
 
     def _named(self, seen: Observation) -> Observation:
         """The observation with the version that only the launcher knows, where it does."""
         version = self._launcher.engine_version()
         return seen if version is None else replace(seen, engine_version=version)
 
-    async def _check_digest(self, launch: Launch) -> Failure | None:
+    async def _check_digest(self, running: Running) -> Failure | None:
         """Why the model file is refused, if it is."""
         wanted = self._pool.model.digest
         try:
-            digest = await self._tools.digests.of(launch.model)
+            digest = await self._tools.digests.of(running.model)
         except OSError as error:
             if wanted is not None:
-                return Failure(FailureReason.MODEL_INVALID, f"{launch.model}: {error}")
-            _log.warning("model.digest_unknown", model=str(launch.model), message=str(error))
+                return Failure(FailureReason.MODEL_INVALID, f"{running.model}: {error}")
+            _log.warning("model.digest_unknown", model=str(running.model), message=str(error))
             return None
         self._replica.hashed(digest)
         if wanted not in (None, digest):
             return Failure(
                 FailureReason.MODEL_INVALID,
-                f"{launch.model} has digest {digest}, and model.digest asks for {wanted};"
+                f"{running.model} has digest {digest}, and model.digest asks for {wanted};"
                 " replace the file or the digest, then restart pool_managerd",
             )
         self._digest_accepted.set()
@@ -199,9 +256,9 @@ class ProcessLife:
             except OSError as error:
                 _log.warning("replica.log_unbounded", file=str(self._log.path), message=str(error))
 
-    async def _tail(self, launch: Launch) -> tuple[str, ...]:
+    async def _tail(self, running: Running) -> tuple[str, ...]:
         try:
-            return await anyio.to_thread.run_sync(self._log.tail, launch.spec.api_key)
+            return await anyio.to_thread.run_sync(self._log.tail, running.api_key)
         except OSError as error:
             return (f"(its log cannot be read: {error})",)
 

@@ -53,6 +53,14 @@ def boot_id() -> str:
     return (PROC / "sys/kernel/random/boot_id").read_text().strip()
 
 
+def available_memory() -> int:
+    """Bytes that new programs can be given without swapping; see proc(5), MemAvailable."""
+    for line in (PROC / "meminfo").read_text().split("\n"):
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
 def process_stat(pid: int) -> ProcessStat | None:
     """The process, or None when there is none of that pid; zombies are told by `state`."""
     try:
@@ -62,6 +70,16 @@ def process_stat(pid: int) -> ProcessStat | None:
     # The command may hold blanks and parentheses; the last one ends it.
     fields = text.rpartition(")")[2].split()
     return ProcessStat(pid, fields[0], int(fields[2]), int(fields[3]), int(fields[19]))
+
+
+def environment_of(pid: int) -> dict[bytes, bytes]:
+    """What a process was started with; empty where it is gone or somebody else's."""
+    try:
+        content = (PROC / str(pid) / "environ").read_bytes()
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return {}
+    pairs = (entry.partition(b"=") for entry in content.split(b"\0") if entry)
+    return {name: value for name, _, value in pairs}
 
 
 def group_members(group: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""Whether a replica really serves: who answers, then a token, then every few seconds.
+"""Whether a replica really serves: who answers, then a token.
 
 An open port proves nothing: it may be a stranger's.  So nothing that holds a
 prompt or our key is sent before it is known who listens:
@@ -8,35 +8,26 @@ prompt or our key is sent before it is known who listens:
    to another process (a container's proxy, say), whoever answers must take the
    key of this launch and refuse a wrong one;
 3. the engine says that it is not loading any more;
-4. it generates one token.
-
-A replica that serves is asked seldom: llama.cpp looks for a client that hung up
-only after a second in which no answer passed, and each poll is an answer.  That
-an engine is slow to answer is no failure, a long prefill does that; that nobody
-takes connections any more is one, the third time in a row.
+4. it generates one token.  One that was adopted in the midst of its work need not:
+   the work is the proof, and `watching` judges whether it goes on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from contextlib import aclosing
-
 import anyio
 import anyio.to_thread
 
-from contracts.ids import new_uuid
 from contracts.pools import FailureReason
 from pool_managerd.failure import Failure
 from pool_managerd.procfs import Listener, listener_on
-from worker_adapters.base import EngineClient, GenerationRequest, Observation
+from pool_managerd.watching import generate_one_token
+from worker_adapters.base import EngineClient, Observation
 from worker_adapters.errors import EngineBusy, EngineError, EngineLost, EngineUnreachable
 
 POLL_FIRST_S = 0.02
 POLL_MAX_S = 0.5
-OBSERVE_S = 3.0
-PROBE_S = 30.0
-MISSED_MAX = 3
-CANARY_PROMPT = "The"
+SILENT_S = 30.0
+"""What an adopted engine gets for its first answer: it has served before."""
 
 
 class NotOurs(Exception):
@@ -100,42 +91,28 @@ async def serving(client: EngineClient) -> Observation:
         EngineError: it does not serve.
     """
     observation = await client.observe()
-    await _canary(client)
+    await generate_one_token(client)
     return observation
 
 
-async def _canary(client: EngineClient) -> None:
-    """Have one token generated, as any task would."""
-    request = GenerationRequest(
-        prompt=CANARY_PROMPT, max_tokens=1, seed=0, temperature=0.0, correlation_id=new_uuid()
-    )
-    async with aclosing(client.stream(request)) as events:
-        async for _ in events:
-            pass
+async def until_adopted(client: EngineClient) -> Observation:
+    """What an engine that is taken back says of itself.
 
+    One that is at work need not generate a token: it could wait for minutes behind
+    what runs.  One that was still loading is waited for as at any start.
 
-async def until_lost(
-    client: EngineClient,
-    answered: Callable[[Observation], Awaitable[None]],
-    unanswered: Callable[[str], Awaitable[None]],
-) -> None:
-    """Watch an engine that serves; returns once it was unreachable `MISSED_MAX` times in a row.
-
-    `answered` hears what it says, `unanswered` of a refused connection.  After a miss
-    only a new token counts as an answer: a probe that passes is no proof.
+    Raises:
+        EngineError: it does not serve.
+        TimeoutError: it says nothing.
     """
-    missed = 0
-    while missed < MISSED_MAX:
-        await anyio.sleep(OBSERVE_S if missed == 0 else OBSERVE_S / 3)
+    pause = POLL_FIRST_S
+    while True:
         try:
-            with anyio.fail_after(PROBE_S):
-                seen = await (serving(client) if missed else client.observe())
-            missed = 0
-            await answered(seen)
-        except TimeoutError:
-            continue
-        except EngineUnreachable as error:
-            missed += 1
-            await unanswered(str(error))
-        except EngineError:
-            continue
+            with anyio.fail_after(SILENT_S):
+                observation = await client.observe()
+                if not observation.slots_busy:
+                    await generate_one_token(client)
+                return observation
+        except (EngineBusy, EngineUnreachable, EngineLost):
+            await anyio.sleep(pause)
+            pause = min(pause * 1.5, POLL_MAX_S)

@@ -1,7 +1,9 @@
 """Who our engine processes are, on disk, for a start of this daemon after a kill.
 
 One file per replica under `run/replicas`, 0600, renamed into place.  Its name is
-the replica's id with the slash as `@`, which no id can hold.
+the replica's id with the slash as `@`, which no id can hold.  The key of a launch
+stands nowhere on disk: only its hash does, and `pool_managerd.adoption` reads the
+key itself from the environment of the process that was given it.
 """
 
 from __future__ import annotations
@@ -17,8 +19,23 @@ from pool_managerd.procfs import boot_id, process_stat
 
 
 @dataclass(frozen=True, slots=True)
+class LaunchFacts:
+    """What another start of this daemon has to know of a launch to go on with it.
+
+    `fingerprint` tells whether the configuration still asks for this very launch.
+    """
+
+    fingerprint: str = ""
+    port: int = 0
+    model: str = ""
+    program: str = ""
+    device_uuids: tuple[str, ...] = ()
+    launched_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class ProcessRecord:
-    """The identity of a replica's process group."""
+    """The identity of a replica's process group, and what it was launched as."""
 
     replica_id: str
     pid: int
@@ -26,9 +43,12 @@ class ProcessRecord:
     start_ticks: int
     boot_id: str
     api_key_sha256: str
+    launch: LaunchFacts = LaunchFacts()
 
 
-def identify(replica_id: str, pid: int, api_key: str) -> ProcessRecord:
+def identify(
+    replica_id: str, pid: int, api_key: str, launch: LaunchFacts | None = None
+) -> ProcessRecord:
     """The record of a process just started, the leader of its own group.
 
     A leader that is dead already has no start time left to read; 0 is none's.
@@ -40,8 +60,14 @@ def identify(replica_id: str, pid: int, api_key: str) -> ProcessRecord:
         group=pid,
         start_ticks=0 if stat is None else stat.start_ticks,
         boot_id=boot_id(),
-        api_key_sha256=hashlib.sha256(api_key.encode()).hexdigest(),
+        api_key_sha256=hash_of(api_key.encode()),
+        launch=launch or LaunchFacts(),
     )
+
+
+def hash_of(key: bytes) -> str:
+    """What a record keeps of a key."""
+    return hashlib.sha256(key).hexdigest()
 
 
 class RunRecords:

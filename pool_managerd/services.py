@@ -2,144 +2,130 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
 
 import anyio
+import anyio.to_thread
+from anyio.abc import TaskGroup
 
-from contracts.config import Config, External, Gpus
+from contracts.config import Config, Gpus
 from contracts.service.app import build_app
 from contracts.service.daemon import Service
 from contracts.service.drain import Drain
 from contracts.service.failpoints import Failpoints
 from contracts.service.prometheus import MetricsRegistry
 from contracts.service.settings import Settings
+from pool_managerd.adoption import take_stock
 from pool_managerd.app import RouteGroups
-from pool_managerd.clock import Clock, SystemClock
-from pool_managerd.domain.health import pool_view
-from pool_managerd.external_life import ExternalLife
+from pool_managerd.clock import SystemClock
+from pool_managerd.fleet import Fleet
 from pool_managerd.http.leases import LeaseRoutes
 from pool_managerd.http.observability import ObservabilityRoutes
 from pool_managerd.http.pools import PoolRoutes
 from pool_managerd.http.replicas import ReplicaRoutes
 from pool_managerd.http.snapshot import SnapshotRoutes
 from pool_managerd.leasing import Leasing
+from pool_managerd.managed_pool import PoolTools, entries_of
 from pool_managerd.metrics import PoolMetrics
 from pool_managerd.models.digest import ModelDigests
-from pool_managerd.orphans import sweep
-from pool_managerd.process_life import LaunchTools, ProcessLife
-from pool_managerd.replica import Replica, ReplicaEntry
+from pool_managerd.pool_records import PoolRecords
+from pool_managerd.pools import Pools
+from pool_managerd.process_life import LaunchTools
+from pool_managerd.replica import Replica
+from pool_managerd.room import Room
 from pool_managerd.run_records import RunRecords
 from pool_managerd.snapshots import Parts, SnapshotBoard
-from pool_managerd.supervisor import Supervisor
 from pool_managerd.telemetry.file import FileSource
 from pool_managerd.telemetry.none import NoSource
 from pool_managerd.telemetry.nvml import NvmlSource
 from pool_managerd.telemetry.sampler import DeviceSource, Sampler
+from pool_managerd.watching import Patience
 from worker_adapters.transport import EngineTransport
 
 
 @asynccontextmanager
 async def open_service(settings: Settings, drain: Drain) -> AsyncIterator[Service]:
-    """Sweep what an earlier start left, start every supervisor, then serve.
+    """Take back or end what an earlier start left, start every supervisor, then serve.
 
-    Leaving the block stops every replica, also after a crash of something here.
+    Leaving the block after a stop leaves no replica; after a crash of something here
+    the replicas live on, and the next start takes them back.
     """
-    failpoints = Failpoints.parsed("pool_managerd", settings.failpoints)
-    wiring = _Wiring(settings.config, SystemClock(), failpoints)
-    records = RunRecords(settings.state_dir)
-    await sweep(records, settings.config.timeouts.stop_grace_ms)
-    registry = MetricsRegistry("pool_managerd")
     async with EngineTransport() as transport, anyio.create_task_group() as group:
-        tools = LaunchTools(
-            records=records,
-            telemetry=wiring.sampler,
-            digests=ModelDigests(settings.state_dir),
-            transport=transport,
-            state_dir=settings.state_dir,
-            stop_grace_ms=settings.config.timeouts.stop_grace_ms,
-            failpoints=failpoints,
-        )
-        wiring.supervise(tools)
-        for work in (wiring.sampler.run, wiring.leasing.expire, registry.watch_loop_lag):
-            group.start_soon(work)
-        for supervisor in wiring.supervisors:
-            group.start_soon(supervisor.run)
-        routes = wiring.routes(settings.config, registry, drain)
-        app = build_app(
-            routes.routes(), settings=settings, listen=settings.config.pool_managerd, drain=drain
-        )
-        yield Service(app, stop=partial(stop_all, wiring.supervisors))
+        yield await _open(settings, drain, transport, group)
         group.cancel_scope.cancel()
 
 
-async def stop_all(supervisors: Sequence[Supervisor]) -> None:
-    """Stop every replica, all at once."""
-    async with anyio.create_task_group() as group:
-        for supervisor in supervisors:
-            group.start_soon(supervisor.stop)
+async def _open(
+    settings: Settings, drain: Drain, transport: EngineTransport, group: TaskGroup
+) -> Service:
+    config, clock = settings.config, SystemClock()
+    failpoints = Failpoints.parsed("pool_managerd", settings.failpoints)
+    registry = MetricsRegistry("pool_managerd")
+    records, pool_records = RunRecords(settings.state_dir), PoolRecords(settings.state_dir)
+    replicas: dict[str, Replica] = {}
+    pools = Pools()
+    board = SnapshotBoard(lambda: Parts(pools.views(), sampler.devices, sampler.age_ms()), clock)
+    sampler = Sampler(_source(config.gpus), clock, board.changed)
+    leasing = Leasing(replicas, clock, board.changed, failpoints)
 
-
-class _Wiring:
-    """Everything of one daemon that holds state, wired together."""
-
-    def __init__(self, config: Config, clock: Clock, failpoints: Failpoints) -> None:
-        self.supervisors: list[Supervisor] = []
-        self._config = config
-        self._clock = clock
-        self._board = SnapshotBoard(self._parts, clock)
-        self.sampler = Sampler(_source(config.gpus), clock, self._board.changed)
-        self._replicas = {
-            entry.replica_id: Replica(entry, clock, self._replica_changed)
-            for entry in _entries(config)
-        }
-        self.leasing = Leasing(self._replicas, clock, self._board.changed, failpoints)
-
-    def supervise(self, tools: LaunchTools) -> None:
-        """A supervisor for every replica."""
-        chance = random.SystemRandom().random
-        for replica in self._replicas.values():
-            external = isinstance(replica.entry.pool.provisioning, External)
-            life = (
-                ExternalLife(replica, tools.transport) if external else ProcessLife(replica, tools)
-            )
-            cut_off = partial(self.leasing.cut_off, replica.entry.replica_id)
-            self.supervisors.append(Supervisor(replica, life, self._clock, chance, cut_off))
-
-    def routes(self, config: Config, registry: MetricsRegistry, drain: Drain) -> RouteGroups:
-        """What is answered about all this."""
-        metrics = PoolMetrics(registry, self._board, list(self._replicas.values()))
-        return RouteGroups(
-            snapshot=SnapshotRoutes(self._board, drain, config.limits, config.streams),
-            leases=LeaseRoutes(self.leasing, config.limits),
-            pools=PoolRoutes(self._board),
-            replicas=ReplicaRoutes(self._replicas),
-            observability=ObservabilityRoutes(metrics, drain),
-        )
-
-    def _replica_changed(self, replica: Replica) -> None:
+    def replica_changed(replica: Replica) -> None:
         if replica.endpoint is None:
-            self.leasing.void(replica.entry.replica_id)
-        self._board.changed()
+            leasing.void(replica.entry.replica_id)
+        board.changed()
 
-    def _parts(self) -> Parts:
-        pools = []
-        for pool in self._config.pools:
-            mine = [s for s in self.supervisors if s.replica.entry.pool is pool]
-            views = [s.replica.view(self.leasing.used(s.replica.entry.replica_id)) for s in mine]
-            pools.append(pool_view(pool, views, [s.budget.breaker for s in mine]))
-        return Parts(tuple(pools), self.sampler.devices, self.sampler.age_ms())
+    tools = LaunchTools(
+        records=records,
+        telemetry=sampler,
+        digests=ModelDigests(settings.state_dir),
+        transport=transport,
+        state_dir=settings.state_dir,
+        stop_grace_ms=config.timeouts.stop_grace_ms,
+        clock=clock,
+        leasing=leasing,
+        patience=Patience.of(config),
+        start_timeout_s=config.supervision.start_ms / 1000,
+        failpoints=failpoints,
+    )
+    wanted = await anyio.to_thread.run_sync(_wanted, config, pool_records)
+    survivors = await take_stock(records, wanted, config.timeouts.stop_grace_ms)
+    fleet = Fleet(replicas, tools, survivors, replica_changed, group)
+    room = Room(sampler, config.gpus.reserve_bytes)
+    pools.open(
+        config,
+        PoolTools(fleet, leasing, pool_records, clock, group, room.holds, board.changed),
+    )
+    for work in (sampler.run, leasing.expire, registry.watch_loop_lag):
+        group.start_soon(work)
+    metrics = PoolMetrics(registry, board, replicas)
+    routes = RouteGroups(
+        snapshot=SnapshotRoutes(board, drain, config.limits, config.streams),
+        leases=LeaseRoutes(leasing, config.limits),
+        pools=PoolRoutes(board, pools.by_id, config.limits),
+        replicas=ReplicaRoutes(replicas),
+        observability=ObservabilityRoutes(metrics, drain),
+    )
+    app = build_app(routes.routes(), settings=settings, listen=config.pool_managerd, drain=drain)
+
+    async def stop() -> None:
+        pools.halt()
+        if not settings.leave_replicas:
+            await fleet.stop()
+
+    async def reload(fresh: Settings) -> None:
+        await pools.apply(fresh.config)
+
+    return Service(app, stop=stop, reload=reload)
 
 
-def _entries(config: Config) -> list[ReplicaEntry]:
-    return [
-        ReplicaEntry(pool, pool_index, index)
-        for pool_index, pool in enumerate(config.pools)
-        for index in range(len(pool.replicas))
-    ]
+def _wanted(config: Config, records: PoolRecords) -> dict[str, str]:
+    """The fingerprint of every launch that is asked for, by replica id."""
+    return {
+        entry.replica_id: entry.fingerprint
+        for place, pool in enumerate(config.pools)
+        for entry in entries_of(pool, place, records.read(pool))
+    }
 
 
 def _source(gpus: Gpus) -> DeviceSource:

@@ -2,13 +2,17 @@
 
     start --> a life --> failure --> end what is left of it --> delay --> start
 
-It alone moves the replica, from one task, so no lock is needed; everybody else
-reads.  `stop` does not touch the process either: it says so and cancels the life,
-and the supervisor's own task ends what runs.
+It alone moves the replica, so no lock is needed; everybody else reads or asks.
+`stop` does not touch the process either: it says so and cancels the life, and the
+supervisor's own task ends what runs.
+
+A supervisor on trial gives up at the first failure: whoever tries another model
+would rather have the old one back than wait for a tenth attempt.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import anyio
@@ -25,6 +29,7 @@ from pool_managerd.replica import Replica
 
 STUCK_RETRY_S = 5.0
 STOPPING = frozenset({ReplicaState.STOPPING, ReplicaState.STOPPED})
+RESTING = frozenset({ReplicaState.BACKOFF, ReplicaState.FAILED})
 
 _log = structlog.get_logger(__name__)
 
@@ -44,6 +49,8 @@ class Supervisor:
         clock: Clock,
         chance: Callable[[], float],
         cut_off: Callable[[], frozenset[str]] = frozenset,
+        *,
+        on_trial: bool = False,
     ) -> None:
         self.replica = replica
         self.budget = RestartBudget(replica.entry.pool.restart)
@@ -51,19 +58,29 @@ class Supervisor:
         self._clock = clock
         self._chance = chance
         self._cut_off = cut_off
+        self.on_trial = on_trial
         self._scope = anyio.CancelScope()
+        self._retry = anyio.Event()
+        self._settled = anyio.Event()
+        self._stopped = False
+        self._failed = anyio.Event()
         self._ended = anyio.Event()
         self._log = _log.bind(replica_id=replica.entry.replica_id)
 
     async def run(self) -> None:
-        """Keep it serving until `stop`, or until this task is cancelled."""
+        """Keep it serving until `stop`.
+
+        Where this task is canceled otherwise the daemon is going down unasked, or was
+        told to leave its engines: they live on, for the next start to take back.
+        """
         try:
             with self._scope:
                 await self._keep_serving()
         finally:
-            # Bounded by itself: the grace, and what a killed group may take.
-            with anyio.CancelScope(shield=True):
-                await self._end()
+            if self._stopped:
+                # Bounded by itself: the grace, and what a killed group may take.
+                with anyio.CancelScope(shield=True):
+                    await self._end()
             self._ended.set()
 
     async def stop(self) -> None:
@@ -71,28 +88,48 @@ class Supervisor:
 
         Safe in every state, also while it starts or waits for its next try.
         """
+        self._stopped = True
         if self.replica.state not in STOPPING:
             self.replica.move(Move.STOP)
         self._scope.cancel()
         await self._ended.wait()
 
+    def retry(self) -> None:
+        """Try again now, whatever failed before: an operator says that it is mended."""
+        if self.replica.state in RESTING:
+            self.budget.reset()
+            self._retry.set()
+
+    async def settled(self) -> None:
+        """Return once it serves, or has failed for the first time."""
+        await self._settled.wait()
+
+    async def failed(self) -> None:
+        """Return once it has failed for the first time, whatever was before."""
+        await self._failed.wait()
+
     async def _keep_serving(self) -> None:
         while True:
             self.budget.starting()
-            await self.replica.advance(Move.START)
+            await self.replica.advance(Move.ADOPT if self._life.adopts else Move.START)
             self._log.info("replica.starting")
             failure = await self._life.live(self._served)
             self._note(failure)
             await self._clear()
             delay_ms = await self._settle(failure)
-            if delay_ms is None:
-                await anyio.sleep_forever()
-                return
-            await anyio.sleep(delay_ms / 1000)
+            self._settled.set()
+            await self._rest(delay_ms)
             self.replica.restarted(failure.reason)
 
+    async def _rest(self, delay_ms: int | None) -> None:
+        """Wait for the next try; None: until somebody asks for one."""
+        self._retry = anyio.Event()
+        with anyio.move_on_after(math.inf if delay_ms is None else delay_ms / 1000):
+            await self._retry.wait()
+
     async def _served(self) -> None:
-        await self.replica.advance(Move.SERVES)
+        await self.replica.serves()
+        self._settled.set()
         self.budget.serving(self._clock.now_ms())
         self._log.info("replica.serving")
 
@@ -100,10 +137,14 @@ class Supervisor:
         self._log.warning("replica.failed", reason=failure.reason, message=failure.message)
         self.replica.failed(failure)
         self.replica.lost()
+        self._failed.set()
 
     async def _settle(self, failure: Failure) -> int | None:
         """Move on from a failure; the delay until the next try, None for never."""
         now, tasks = self._clock.now_ms(), self._cut_off()
+        if self.on_trial:
+            await self.replica.advance(Move.GIVE_UP)
+            return None
         decision = self.budget.failed(failure.reason, now, self._chance(), tasks)
         match decision:
             case Retry(delay_ms):

@@ -25,14 +25,16 @@ POLL_S = 0.02
 class Daemon:
     """One daemon process; its stderr goes to a file beside its state."""
 
-    def __init__(self, name: DaemonName, root: Path, environment: dict[str, str]) -> None:
+    def __init__(
+        self, name: DaemonName, root: Path, environment: dict[str, str], *options: str
+    ) -> None:
         self.name = name
         self.log = root / f"{name}.log"
         self._run_file = root / "state" / "run" / f"{name}.json"
         self.started_at = time.monotonic()
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", name, "--config", str(root / "config.yaml")],
+                [sys.executable, "-m", name, "--config", str(root / "config.yaml"), *options],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -88,12 +90,17 @@ class Stack:
             "gpus": {"source": "none"},
             "pools": pools,
         } | sections
-        self.config_path.write_text(json.dumps(self.config))  # JSON is YAML
         self.daemons: dict[str, Daemon] = {}
+        self.configure()
 
-    def start(self, name: DaemonName) -> Daemon:
+    def configure(self, **sections: Any) -> None:
+        """Write the configuration, with these sections in the place of the present ones."""
+        self.config |= sections
+        self.config_path.write_text(json.dumps(self.config))  # JSON is YAML
+
+    def start(self, name: DaemonName, *options: str) -> Daemon:
         """Start one daemon, again if it ran before."""
-        daemon = self.daemons[name] = Daemon(name, self.root, child_environment())
+        daemon = self.daemons[name] = Daemon(name, self.root, child_environment(), *options)
         return daemon
 
     @property

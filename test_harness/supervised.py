@@ -13,8 +13,10 @@ import anyio
 
 from contracts.config import External, Pool
 from contracts.pools import ReplicaState
+from contracts.service.failpoints import Failpoints
 from pool_managerd.clock import SystemClock
 from pool_managerd.external_life import ExternalLife
+from pool_managerd.leasing import Leasing
 from pool_managerd.life import Life
 from pool_managerd.models.digest import ModelDigests
 from pool_managerd.process_life import LaunchTools, ProcessLife
@@ -23,9 +25,11 @@ from pool_managerd.run_records import RunRecords
 from pool_managerd.supervisor import Supervisor
 from pool_managerd.telemetry.none import NoSource
 from pool_managerd.telemetry.sampler import Sampler
+from pool_managerd.watching import Patience
 from worker_adapters.transport import EngineTransport
 
 WAIT_S = 20.0
+PATIENCE = Patience(stall_ms=30_000, first_token_ms=120_000, canary_ms=60_000)
 QUICK = {"base_ms": 20, "cap_ms": 100, "intensity": 1000, "window_ms": 1, "stable_ms": 60_000}
 
 
@@ -92,14 +96,23 @@ class SupervisorHarness:
 
     @asynccontextmanager
     async def supervise(
-        self, pool: Pool, *, grace_ms: int = 2_000, start_timeout_s: float = 15.0
+        self,
+        pool: Pool,
+        *,
+        grace_ms: int = 2_000,
+        start_timeout_s: float = 15.0,
+        patience: Patience = PATIENCE,
     ) -> AsyncIterator[Supervised]:
         """Run a supervisor for the pool's first replica, and stop it at the end."""
         clock = SystemClock()
         sampler = Sampler(NoSource(), clock, lambda: None)
         records = RunRecords(self.state_dir)
         async with EngineTransport() as transport, anyio.create_task_group() as group:
+            leasing = Leasing({}, clock, lambda: None, Failpoints.none())
             tools = LaunchTools(
+                clock=clock,
+                leasing=leasing,
+                patience=patience,
                 records=records,
                 telemetry=sampler,
                 digests=ModelDigests(self.state_dir),
@@ -112,7 +125,7 @@ class SupervisorHarness:
             replica = Replica(ReplicaEntry(pool, 0, 0), clock, lambda r: seen[0].note(r))
             life: Life = ProcessLife(replica, tools)
             if isinstance(pool.provisioning, External):
-                life = ExternalLife(replica, transport)
+                life = ExternalLife(replica, tools)
             supervised = Supervised(Supervisor(replica, life, clock, lambda: 0.5), records)
             seen.append(supervised)
             group.start_soon(sampler.run)

@@ -23,7 +23,7 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NoReturn
 
@@ -92,7 +92,10 @@ def run_daemon(
     arguments = _arguments(name, argv)
     os.umask(0o077)  # the database, logs and records are nobody else's to read
     try:
-        settings = load_settings(arguments.config, test_mode=arguments.test_mode)
+        settings = replace(
+            load_settings(arguments.config, test_mode=arguments.test_mode),
+            leave_replicas=getattr(arguments, "leave_replicas", False),
+        )
         Failpoints.parsed(name, settings.failpoints)  # refused before anything is opened
         configure_logs(settings.config.observability.log_level, name)
         _raise_open_files(settings)
@@ -243,6 +246,10 @@ def _arguments(name: str, argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--test-mode", action="store_true", help="honour LLORCH_FAILPOINTS; for tests only"
     )
+    if name == "pool_managerd":
+        parser.add_argument(
+            "--leave-replicas", action="store_true", help="leave the engines running at a stop"
+        )
     return parser.parse_args(argv)
 
 

@@ -62,6 +62,8 @@ class Settings:
     token: Secret
     test_mode: bool = False
     failpoints: str | None = None
+    leave_replicas: bool = False
+    """Whether a stop of pool_managerd leaves its engines running."""
 
 
 @dataclass(frozen=True, slots=True)

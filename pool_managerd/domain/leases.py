@@ -62,11 +62,13 @@ class Claim:
     ttl_ms: int
     slots: int
     preferred_slot: int | None = None
+    idle_ms: int | None = None
+    """Since its task last moved; None: not told."""
 
 
 @dataclass(slots=True)
 class HeldLease:
-    """A slot under a lease until `expires_at`."""
+    """A slot under a lease until `expires_at`; `progressed_at`: when its task last moved."""
 
     lease_id: str
     replica_id: str
@@ -74,6 +76,16 @@ class HeldLease:
     epoch: int
     slot: int
     expires_at: int
+    granted_at: int
+    progressed_at: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What runs on a replica under leases, and when any of it last moved."""
+
+    leases: int
+    progressed_at: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +106,7 @@ class LeaseTable:
         self._holder: str | None = None
         self._former: deque[str] = deque(maxlen=HOLDERS_REMEMBERED)
         self._ended: deque[_Ended] = deque(maxlen=ENDED_REMEMBERED)
+        self._slot_used_at: dict[tuple[str, int], int] = {}
 
     def grant(self, claim: Claim, now: int, lease_id: str) -> HeldLease:
         """A lease for the claim, under `lease_id` unless it is held already.
@@ -126,11 +139,12 @@ class LeaseTable:
             raise LeaseConflict(Conflict.OTHER_LEASE, "this attempt has another lease")
         return self._created(claim, now, lease_id)
 
-    def release(self, lease_id: str, now: int) -> None:
-        """Give the slot back; a lease that is not known is released already."""
+    def release(self, lease_id: str, now: int) -> HeldLease | None:
+        """Give the slot back; None: a lease that is not known is released already."""
         held = self._by_id.get(lease_id)
         if held is not None:
             self._drop(held, now)
+        return held
 
     def expire(self, now: int) -> bool:
         """Drop what was not renewed in time; True when there was any."""
@@ -147,6 +161,8 @@ class LeaseTable:
         """
         for held in [held for held in self._by_id.values() if held.replica_id == replica_id]:
             self._drop(held, now)
+        for key in [key for key in self._slot_used_at if key[0] == replica_id]:
+            del self._slot_used_at[key]
         here = [ended for ended in self._ended if ended.replica_id == replica_id]
         elsewhere = (ended for ended in self._ended if ended.replica_id != replica_id)
         self._ended = deque(elsewhere, maxlen=ENDED_REMEMBERED)
@@ -155,6 +171,18 @@ class LeaseTable:
     def used(self, replica_id: str) -> int:
         """Slots of the replica under a lease."""
         return sum(held.replica_id == replica_id for held in self._by_id.values())
+
+    def work(self, replica_id: str) -> Work:
+        """What runs on the replica."""
+        here = [held for held in self._by_id.values() if held.replica_id == replica_id]
+        told = [held.progressed_at for held in here if held.progressed_at is not None]
+        return Work(len(here), max(told, default=None))
+
+    def coldest_slot(self, replica_id: str, slots: int) -> int | None:
+        """The free slot that was leased least lately; None where all are taken."""
+        taken = {held.slot for held in self._by_id.values() if held.replica_id == replica_id}
+        free = [slot for slot in range(slots) if slot not in taken]
+        return min(free, key=lambda s: self._slot_used_at.get((replica_id, s), -1), default=None)
 
     def _recognise(self, holder: str) -> None:
         if holder == self._holder:
@@ -173,6 +201,7 @@ class LeaseTable:
                 Conflict.OTHER_REPLICA, f"this attempt has a lease on {held.replica_id}"
             )
         held.expires_at = now + claim.ttl_ms
+        _note_progress(held, claim, now)
         return held
 
     def _created(self, claim: Claim, now: int, lease_id: str) -> HeldLease:
@@ -187,8 +216,9 @@ class LeaseTable:
         if older is not None:
             self._drop(older, now)
         held = HeldLease(
-            lease_id, claim.replica_id, claim.task_id, claim.epoch, slot, now + claim.ttl_ms
+            lease_id, claim.replica_id, claim.task_id, claim.epoch, slot, now + claim.ttl_ms, now
         )
+        self._slot_used_at[held.replica_id, slot] = now
         self._by_id[lease_id] = self._by_task[claim.task_id] = held
         return held
 
@@ -205,6 +235,13 @@ class LeaseTable:
         )
 
     def _drop(self, held: HeldLease, now: int) -> None:
+        self._slot_used_at[held.replica_id, held.slot] = now
         self._ended.append(_Ended(held.replica_id, held.task_id, now))
         del self._by_id[held.lease_id]
         del self._by_task[held.task_id]
+
+
+def _note_progress(held: HeldLease, claim: Claim, now: int) -> None:
+    """A task that is idle since it began has shown no progress yet."""
+    if claim.idle_ms is not None and now - claim.idle_ms > held.granted_at:
+        held.progressed_at = now - claim.idle_ms

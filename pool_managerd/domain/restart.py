@@ -95,6 +95,17 @@ class RestartBudget:
         if self.breaker is Breaker.OPEN:
             self.breaker = Breaker.HALF_OPEN
 
+    def follow(self, policy: Restart) -> None:
+        """Judge further failures by another policy."""
+        self._policy = policy
+        self._failures = deque(self._failures, maxlen=policy.intensity)
+
+    def reset(self) -> None:
+        """Forget all failures: an operator says that their cause is mended."""
+        self._failures.clear()
+        self._tries = 0
+        self.breaker = Breaker.CLOSED
+
     def failed(
         self,
         reason: FailureReason,

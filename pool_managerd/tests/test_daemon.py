@@ -244,16 +244,33 @@ def test_a_stop_takes_no_longer_than_the_grace_and_leaves_no_process(
     assert not any(group_members(pid) for pid in pids if pid)
 
 
-def test_engines_outlive_a_killed_manager_and_the_next_one_ends_them(
+def test_engines_outlive_a_killed_manager_and_the_next_one_takes_them_back(
     stacks: list[Stack], tmp_path: Path
 ) -> None:
-    """LO-POOL-010, LO-POOL-009."""
+    """LO-POOL-010, LO-POOL-009, LO-POOL-150: the same process, and no second one."""
+    stack = started(stacks, tmp_path, fake_pool(tmp_path))
+    wait_for(lambda: ready(stack), "the stand-in serves")
+    before = snapshot(stack).pools[0].replicas[0]
+    assert before.pid is not None
+    stack.daemons["pool_managerd"].stop(signal.SIGKILL)
+    stack.start("pool_managerd").wait_ready()
+    wait_for(lambda: ready(stack), "it is taken back")
+    after = snapshot(stack).pools[0].replicas[0]
+    assert (after.pid, after.base_url) == (before.pid, before.base_url)
+    assert group_members(before.pid) == [before.pid]
+    assert "replica.adopted" in stack.daemons["pool_managerd"].logged()
+
+
+def test_an_engine_of_a_launch_that_is_not_wanted_any_more_is_ended(
+    stacks: list[Stack], tmp_path: Path
+) -> None:
+    """LO-POOL-010: the configuration was changed while no manager ran."""
     stack = started(stacks, tmp_path, fake_pool(tmp_path))
     wait_for(lambda: ready(stack), "the stand-in serves")
     orphan = snapshot(stack).pools[0].replicas[0].pid
     assert orphan is not None
     stack.daemons["pool_managerd"].stop(signal.SIGKILL)
-    assert group_members(orphan) == [orphan]
+    stack.configure(pools=[fake_pool(tmp_path) | {"ctx": 200}])
     stack.start("pool_managerd").wait_ready()
     assert group_members(orphan) == []
     wait_for(lambda: ready(stack), "a new one serves")

@@ -58,7 +58,7 @@ class Scraped:
 
     def __post_init__(self) -> None:
         self.board = SnapshotBoard(lambda: self.parts, SystemClock())
-        self.metrics = PoolMetrics(MetricsRegistry("pool_managerd"), self.board, [])
+        self.metrics = PoolMetrics(MetricsRegistry("pool_managerd"), self.board, {})
 
     def text(self, parts: Parts) -> str:
         self.parts = parts

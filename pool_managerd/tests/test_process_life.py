@@ -12,13 +12,14 @@ from contracts.pools import FailureReason, ReplicaState
 from contracts.service.failpoints import Failpoints
 from pool_managerd.clock import SystemClock
 from pool_managerd.domain.replica_state import Move
+from pool_managerd.leasing import Leasing
 from pool_managerd.models.digest import ModelDigests
 from pool_managerd.process_life import LaunchTools, ProcessLife
 from pool_managerd.replica import Replica, ReplicaEntry
 from pool_managerd.run_records import RunRecords
 from pool_managerd.telemetry.none import NoSource
 from pool_managerd.telemetry.sampler import Sampler
-from test_harness.supervised import SupervisorHarness
+from test_harness.supervised import PATIENCE, SupervisorHarness
 from worker_adapters.transport import EngineTransport
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
@@ -80,6 +81,10 @@ async def test_a_start_can_be_made_to_fail_before_there_is_a_process(
     replica = Replica(ReplicaEntry(harness.pool(), 0, 0), clock, lambda _: None)
     async with EngineTransport() as transport:
         tools = LaunchTools(
+            clock=clock,
+            leasing=Leasing({}, clock, lambda: None, failpoints),
+            patience=PATIENCE,
+            start_timeout_s=10.0,
             records=RunRecords(harness.state_dir),
             telemetry=Sampler(NoSource(), clock, lambda: None),
             digests=ModelDigests(harness.state_dir),

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pool_managerd.orphans import sweep
+from pool_managerd.adoption import take_stock
 from pool_managerd.procfs import group_members
 from pool_managerd.run_records import ProcessRecord, RunRecords, identify
 
@@ -50,7 +50,7 @@ async def test_a_recorded_engine_is_ended_and_forgotten(tmp_path: Path, engine: 
     records = RunRecords(tmp_path)
     records.write(engine.record)
     assert records.read_all() == [engine.record]
-    assert await sweep(records, grace_ms=1_000) == 1
+    assert await take_stock(records, {}, grace_ms=1_000) == {}
     assert not engine.runs
     assert records.read_all() == []
 
@@ -64,7 +64,7 @@ async def test_a_process_that_is_not_the_recorded_one_is_left_alone(
     """LO-POOL-010: not by the pid alone."""
     records = RunRecords(tmp_path)
     records.write(replace(engine.record, **change))  # type: ignore[arg-type]
-    assert await sweep(records, grace_ms=1_000) == 0
+    assert await take_stock(records, {}, grace_ms=1_000) == {}
     assert engine.runs
     assert records.read_all() == []
 
@@ -79,7 +79,7 @@ async def test_helpers_of_a_dead_leader_are_ended_too(tmp_path: Path) -> None:
         engine.process.kill()
         engine.process.wait()
         assert engine.runs
-        assert await sweep(records, grace_ms=1_000) == 1
+        assert await take_stock(records, {}, grace_ms=1_000) == {}
         assert not engine.runs
     finally:
         engine.end()
@@ -89,7 +89,7 @@ async def test_a_damaged_record_is_dropped(tmp_path: Path) -> None:
     records = RunRecords(tmp_path)
     records.write(ProcessRecord("p/0", 1, 1, 1, "b", "h"))
     (tmp_path / "run" / "replicas" / "p@0.json").write_text("{")
-    assert await sweep(records, grace_ms=0) == 0
+    assert await take_stock(records, {}, grace_ms=0) == {}
     assert list((tmp_path / "run" / "replicas").iterdir()) == []
 
 
