@@ -295,6 +295,10 @@ class PoolChange(Contract):
     cut_at_ms: UnixMilliseconds | None = Field(
         default=None, description="When running tasks are cut, Unix ms; null: they are not."
     )
+    instance_id: Uuid = Field(description="The start of pool_managerd that answered.")
+    version: int = Field(
+        ge=0, description="The snapshot of that start from which on the change is to be seen."
+    )
 
 
 class Endpoint(Contract):
