@@ -77,7 +77,7 @@ class Api:
         content = None if body is None else body.model_dump_json().encode()
         return await self._call("POST", path, content=content)
 
-    async def post_for(self, path: str, body: Contract, model: type[M]) -> M:
+    async def post_for(self, path: str, body: Contract | None, model: type[M]) -> M:
         """POST `path`, read as `model`; raises as `get`."""
         return self._read(await self.post(path, body), model)
 

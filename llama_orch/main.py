@@ -19,6 +19,7 @@ from llama_orch.config_commands import config_app
 from llama_orch.failures import CommandFailure, ExitCode, Failed, UsageMistake
 from llama_orch.output import Output
 from llama_orch.overview import ps, status
+from llama_orch.pools import pools_app
 from llama_orch.quickstart import quickstart
 from llama_orch.sessions import sessions_app
 from llama_orch.submit import stream, submit
@@ -37,6 +38,7 @@ app = typer.Typer(
 for command in (up, quickstart, submit, stream, cancel, status, queue, ps):
     app.command()(command)
 app.add_typer(sessions_app)
+app.add_typer(pools_app)
 app.add_typer(config_app)
 
 

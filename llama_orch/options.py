@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -10,8 +11,8 @@ from typing import Annotated, Any, TypeVar
 import typer
 from pydantic import ValidationError
 
-from contracts.ids import is_uuid, new_uuid
-from contracts.model import Contract
+from contracts.ids import NAME_PATTERN, is_uuid, new_uuid
+from contracts.model import MILLISECONDS_MAX, Contract
 from llama_orch.failures import UsageMistake
 
 M = TypeVar("M", bound=Contract)
@@ -45,6 +46,8 @@ TaskId = Annotated[str, typer.Argument(metavar="TASK", help="The id of a task.")
 
 
 SessionId = Annotated[str, typer.Argument(metavar="SESSION", help="The id of a session.")]
+
+PoolName = Annotated[str, typer.Argument(metavar="POOL", help="The id of a pool.")]
 
 SECONDS_MAX = 10**9
 NEW_SESSION = "new"
@@ -83,6 +86,22 @@ def milliseconds(option: str, seconds: float) -> int:
     return max(1, round(seconds * 1000))
 
 
+def checked_pool_id(text: str) -> str:
+    """`text`; a UsageMistake where it can be no pool's id."""
+    if re.fullmatch(NAME_PATTERN.removeprefix("^").removesuffix("$"), text) is None:
+        raise UsageMistake(f"{text!r} is not a pool id; see `llama-orch pools`")
+    return text
+
+
+def time_span_ms(option: str, text: str) -> int:
+    """The time given to `option` as `30s`, `500ms`, `5m`, `1h` or seconds, in milliseconds."""
+    found = re.fullmatch(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)(ms|s|m|h)?", text)
+    span = float(found[1]) * _MS[found[2] or "s"] if found else -1.0
+    if not 0 <= span <= MILLISECONDS_MAX:
+        raise UsageMistake(f"{option}: write a time as 30s, 500ms, 5m or 1h, of at most 7 days")
+    return round(span)
+
+
 def body_of(model: type[M], fields: Mapping[str, Any]) -> M:
     """`fields` as a request; a UsageMistake names the option that is out of bounds."""
     try:
@@ -97,5 +116,6 @@ def body_of(model: type[M], fields: Mapping[str, Any]) -> M:
 
 
 # Where an option is not named as its field.
-_OPTIONS = {"expected_tokens": "--expect"}
+_OPTIONS = {"expected_tokens": "--expect", "new_model_ref": "MODEL_REF"}
+_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000}
 _EXAMPLE = "3fa85f64-5717-4562-b3fc-2c963f66afa6"

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from contracts.capabilities import PoolPage, PoolStatus
-from contracts.pools import DeviceView, LastError, ReplicaState, ReplicaView
+from contracts.pools import DeviceView, LastError, ReloadState, ReplicaState, ReplicaView
 from contracts.tasks import TaskView
 from llama_orch.api import Api
 from llama_orch.connection import Connection, discover
@@ -128,6 +128,8 @@ def pool_table(pools: tuple[PoolStatus, ...]) -> Table:
     table = headed("POOL", "MODEL", "ENGINE", "STATE", "QUEUED", "RUNNING", "RESTARTS")
     for pool in pools:
         state = "draining" if pool.draining else "ready" if pool.ready else "not ready"
+        if pool.reload is not None and pool.reload.state is ReloadState.RUNNING:
+            state = "reloading"
         if pool.breaker == "open":
             state = "failed"
         table.add_row(

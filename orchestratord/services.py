@@ -20,10 +20,9 @@ from orchestratord.app import RouteGroups
 from orchestratord.clients.pools import PoolsClient, new_session
 from orchestratord.clock import SystemClock
 from orchestratord.domain.admission import PoolSpec
-from orchestratord.domain.budgets import BILLION, Limits, Price
-from orchestratord.domain.decisions import QueueRules
+from orchestratord.domain.budgets import Price
 from orchestratord.domain.scheduler import Scheduler
-from orchestratord.domain.sessions import SessionTable, SessionTerms
+from orchestratord.domain.sessions import SessionTable
 from orchestratord.http.observability import ObservabilityRoutes
 from orchestratord.http.pools import PoolRoutes
 from orchestratord.http.sessions import SessionRoutes
@@ -35,8 +34,15 @@ from orchestratord.runtime.dispatcher import Dispatcher
 from orchestratord.runtime.housekeeping import Housekeeping
 from orchestratord.runtime.log_shelf import LogShelf
 from orchestratord.runtime.metrics_feed import MetricsFeed
+from orchestratord.runtime.pool_changes import PoolChanges
 from orchestratord.runtime.pool_view import PoolsView
 from orchestratord.runtime.prompt_counter import PromptCounter
+from orchestratord.runtime.reconfiguration import (
+    Configured,
+    Reconfiguration,
+    queue_rules,
+    session_terms,
+)
 from orchestratord.runtime.recovery import Recovery
 from orchestratord.runtime.sessions import Sessions
 from orchestratord.runtime.shutdown import shut_down
@@ -78,11 +84,22 @@ async def _open(
     config, clock = settings.config, SystemClock()
     registry = MetricsRegistry("orchestratord")
     metrics = TaskMetrics(registry)
-    specs = [PoolSpec.of(pool) for pool in config.pools]
+    configured = Configured(config)
+    specs = configured.specs
     scheduler = new_scheduler(config, specs)
     pools, shelf = PoolsView(config.gpus.reserve_bytes), LogShelf(config.streams)
     store, session_store = TaskStore(database), SessionStore(database)
-    tools = AttemptTools(client, ENGINES, transport, store, clock, config.timeouts, failpoints)
+    tools = AttemptTools(
+        client,
+        ENGINES,
+        transport,
+        store,
+        clock,
+        config.timeouts,
+        failpoints,
+        config.supervision,
+        pools,
+    )
     arrivals = Arrivals()
     dispatcher = Dispatcher(scheduler, pools, shelf, tools, arrivals, metrics, group)
     await Recovery(store, session_store, shelf, clock, scheduler, dispatcher).run(specs)
@@ -101,6 +118,7 @@ async def _open(
     )
     housekeeping = Housekeeping(
         dispatcher,
+        pools,
         scheduler.sessions,
         shelf,
         store,
@@ -120,27 +138,27 @@ async def _open(
     routes = RouteGroups(
         tasks=TaskRoutes(admissions, dispatcher, shelf, history, config, drain),
         sessions=SessionRoutes(sessions, config.limits),
-        pools=PoolRoutes(specs, pools, scheduler, config),
+        pools=PoolRoutes(
+            configured, pools, scheduler, PoolChanges(client, pools, dispatcher), config.limits
+        ),
         observability=ObservabilityRoutes(registry, drain),
     ).routes()
     app = build_app(routes, settings=settings, listen=config.orchestratord, drain=drain)
-    return Service(app, stop=partial(shut_down, dispatcher, feed, config.timeouts.drain_ms))
+    reconfiguration = Reconfiguration(configured, settings, scheduler, dispatcher)
+    return Service(
+        app,
+        stop=partial(shut_down, dispatcher, feed, config.timeouts.drain_ms),
+        reload=reconfiguration.reload,
+    )
 
 
 def new_scheduler(config: Config, specs: list[PoolSpec]) -> Scheduler:
     """The scheduler of a configuration, with nothing in it yet."""
-    queue, sessions = config.queue, config.sessions
-    cost = sessions.budget_cost
-    limits = Limits(
-        tokens=sessions.budget_tokens,
-        time_ms=sessions.budget_time_ms,
-        cost=None if cost is None else round(cost * BILLION),
-    )
     return Scheduler(
         [spec.pool_id for spec in specs],
-        QueueRules(queue.capacity, queue.policy, queue.batch_max_wait_ms / 1000),
-        SessionTable(SessionTerms(sessions.ttl_ms, sessions.max_turns, limits)),
-        Price.per_thousand(sessions.cost_per_1k_tokens),
+        queue_rules(config),
+        SessionTable(session_terms(config)),
+        Price.per_thousand(config.sessions.cost_per_1k_tokens),
     )
 
 

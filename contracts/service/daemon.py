@@ -22,14 +22,16 @@ import ssl
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NoReturn
 
 import anyio
+import anyio.to_thread
 import structlog
 from anyio.abc import TaskStatus
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from starlette.types import ASGIApp
 
 from contracts.config import Listen
@@ -68,11 +70,13 @@ class Service:
     """What a daemon serves, and how it stops.
 
     `stop` is called once, after `Drain.begin`, while HTTP is still answered: it
-    finishes or cuts the work and lets every open stream end.
+    finishes or cuts the work and lets every open stream end.  `reload` is called
+    at SIGHUP with settings that were read again and found right.
     """
 
     app: ASGIApp
     stop: Callable[[], Awaitable[None]]
+    reload: Callable[[Settings], Awaitable[None]] | None = None
 
 
 OpenService = Callable[[Settings, Drain], AbstractAsyncContextManager[Service]]
@@ -145,9 +149,12 @@ async def _live(
     """Serve until a signal; True where the stop finished within its deadline."""
     drain = Drain(settings.config.limits.streams)
     clean = True
-    async with anyio.create_task_group() as root:
-        await root.start(_watch_signals, drain)
+    # One hang-up that waits stands for all: the file is read after the newest of them.
+    hang_up, hang_ups = anyio.create_memory_object_stream[None](1)
+    async with hang_up, hang_ups, anyio.create_task_group() as root:
+        await root.start(_watch_signals, drain, hang_up)
         async with open_service(settings, drain) as service:
+            root.start_soon(_reload_at, hang_ups, settings, service)
             clean = await _serve_until_drained(name, settings, listener, service, drain)
         root.cancel_scope.cancel()
     return clean
@@ -194,16 +201,39 @@ async def _serve_until_drained(
     return not deadline.cancelled_caught
 
 
+async def _reload_at(
+    hang_ups: MemoryObjectReceiveStream[None], settings: Settings, service: Service
+) -> None:
+    """Read the configuration again at each SIGHUP; a wrong one changes nothing."""
+    async for _ in hang_ups:
+        if service.reload is None:
+            log.warning("daemon.reload_not_served", remedy="restart to read the config again")
+            continue
+        try:
+            fresh = await anyio.to_thread.run_sync(_read_again, settings)
+        except ConfigError as error:
+            log.warning("daemon.reload_refused", reason=str(error), remedy="correct the file")
+        else:
+            await service.reload(fresh)
+
+
+def _read_again(settings: Settings) -> Settings:
+    return load_settings(settings.config_path, test_mode=settings.test_mode, require_token=False)
+
+
 async def _watch_signals(
-    drain: Drain, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+    drain: Drain,
+    hang_up: MemoryObjectSendStream[None],
+    *,
+    task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
     try:
         with anyio.open_signal_receiver(*HEARD_SIGNALS) as signals:
             task_status.started()
             async for number in signals:
                 if number == signal.SIGHUP:
-                    remedy = "restart to read the config again"
-                    log.warning("daemon.reload_not_served", remedy=remedy)
+                    with suppress(anyio.WouldBlock):
+                        hang_up.send_nowait(None)
                 else:
                     log.info("daemon.stopping", signal=signal.Signals(number).name)
                     drain.begin()

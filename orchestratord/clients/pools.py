@@ -1,4 +1,4 @@
-"""The client of pool_managerd: leases, and the watch on its snapshots.
+"""The client of pool_managerd: leases, changes of pools, and the watch on its snapshots.
 
 pool_managerd may die and come back elsewhere at any time, so its address is
 read from the run file again at each connect and never kept longer.
@@ -16,9 +16,19 @@ import aiohttp
 import anyio
 from pydantic import ValidationError
 
+from contracts.errors import ErrorCode, ErrorEnvelope, Refusal
 from contracts.ids import new_uuid
-from contracts.model import Contract
-from contracts.pools import Endpoint, Lease, LeaseRequest, Snapshot
+from contracts.model import MILLISECONDS_MAX, Contract
+from contracts.pools import (
+    DrainRequest,
+    Endpoint,
+    Lease,
+    LeaseRenewal,
+    LeaseRequest,
+    PoolChange,
+    ReloadRequest,
+    Snapshot,
+)
 from contracts.service.run_files import RunFile
 from contracts.service.settings import Secret
 from worker_adapters.sse import EventParser
@@ -33,6 +43,8 @@ RECONNECT_CAP_S = 2.0
 LEASE_TTL_MS = 30_000
 SNAPSHOT_BYTES_MAX = 8_388_608
 ANSWER_BYTES_MAX = 65_536
+_BETWEEN_DAEMONS = frozenset({ErrorCode.UNAUTHENTICATED, ErrorCode.FORBIDDEN})
+"""What is wrong between the two daemons is no fault of the client that asked."""
 
 
 class PoolManagerAway(Exception):
@@ -40,7 +52,15 @@ class PoolManagerAway(Exception):
 
 
 class LeaseRefused(Exception):
-    """The replica has no free slot, is not ready, or knows a newer attempt."""
+    """The replica has no free slot, is not ready, or knows a newer attempt.
+
+    `not_ready` says that the replica serves no slot now, or is not known yet,
+    and that nobody else has the one that was asked for.
+    """
+
+    def __init__(self, message: str, *, not_ready: bool = False) -> None:
+        super().__init__(message)
+        self.not_ready = not_ready
 
 
 class PoolsClient:
@@ -83,19 +103,47 @@ class PoolsClient:
         torn off may have been granted, and a lease that nobody knows blocks its
         slot until its TTL.
         """
-        body = self._lease_body(replica_id, task_id, epoch, preferred_slot)
+        wanted = LeaseRequest(
+            replica_id=replica_id,
+            task_id=task_id,
+            epoch=epoch,
+            ttl_ms=LEASE_TTL_MS,
+            holder=self.holder,
+            preferred_slot=preferred_slot,
+        )
         with anyio.CancelScope(shield=True):
-            status, answer = await self._call("POST", "/v1/leases", body, correlation_id)
+            status, answer = await self._call("POST", "/v1/leases", _bytes(wanted), correlation_id)
         if status != 201:
             raise LeaseRefused(f"{replica_id}: lease answered {status}")
         return _read(answer, Lease)
 
-    async def renew(self, lease: Lease, replica_id: str, task_id: str, epoch: int) -> None:
-        """Keep a lease for another TTL; raises `LeaseRefused` or `PoolManagerAway`."""
-        body = self._lease_body(replica_id, task_id, epoch, lease.slot)
-        status, _ = await self._call("PUT", f"/v1/leases/{lease.lease_id}", body, new_uuid())
+    async def renew(
+        self,
+        lease: Lease,
+        replica_id: str,
+        task_id: str,
+        epoch: int,
+        idle_ms: int | None = None,
+    ) -> None:
+        """Keep a lease for another TTL; raises `LeaseRefused` or `PoolManagerAway`.
+
+        `idle_ms` is how long the attempt has shown no progress; None tells nothing of it.
+        """
+        wanted = LeaseRenewal(
+            replica_id=replica_id,
+            task_id=task_id,
+            epoch=epoch,
+            ttl_ms=LEASE_TTL_MS,
+            holder=self.holder,
+            preferred_slot=lease.slot,
+            idle_ms=None if idle_ms is None else min(idle_ms, MILLISECONDS_MAX),
+        )
+        path = f"/v1/leases/{lease.lease_id}"
+        status, answer = await self._call("PUT", path, _bytes(wanted), new_uuid())
         if status >= 300:
-            raise LeaseRefused(f"{replica_id}: renewal answered {status}")
+            raise LeaseRefused(
+                f"{replica_id}: renewal answered {status}", not_ready=_says_not_ready(answer)
+            )
 
     async def release(self, lease: Lease, correlation_id: str) -> None:
         """Give a slot back; raises `PoolManagerAway`, and then its TTL frees it."""
@@ -112,18 +160,42 @@ class PoolsClient:
             raise LeaseRefused(f"{replica_id}: endpoint answered {status}")
         return _read(answer, Endpoint)
 
-    def _lease_body(
-        self, replica_id: str, task_id: str, epoch: int, preferred_slot: int | None
-    ) -> bytes:
-        request = LeaseRequest(
-            replica_id=replica_id,
-            task_id=task_id,
-            epoch=epoch,
-            ttl_ms=LEASE_TTL_MS,
-            holder=self.holder,
-            preferred_slot=preferred_slot,
+    async def drain(self, pool_id: str, wanted: DrainRequest, correlation_id: str) -> PoolChange:
+        """Let a pool take no new lease; asked twice it is the same drain.
+
+        Raises:
+            Refusal: pool_managerd's own.
+            PoolManagerAway: nobody answered; whether it was begun is not known.
+        """
+        return await self._change(pool_id, "drain", wanted, correlation_id)
+
+    async def reload(self, pool_id: str, wanted: ReloadRequest, correlation_id: str) -> PoolChange:
+        """Serve another model; the same asked twice is the same reload.  Raises as `drain`."""
+        return await self._change(pool_id, "reload", wanted, correlation_id)
+
+    async def resume(self, pool_id: str, correlation_id: str) -> PoolChange:
+        """Take leases again.  Raises as `drain`."""
+        return await self._change(pool_id, "resume", None, correlation_id)
+
+    async def _change(
+        self, pool_id: str, change: str, wanted: Contract | None, correlation_id: str
+    ) -> PoolChange:
+        path = f"/v1/pools/{pool_id}/{change}"
+        body = None if wanted is None else _bytes(wanted)
+        status, answer = await self._call("POST", path, body, correlation_id)
+        if status == 202:
+            return _read(answer, PoolChange)
+        envelope = _read(answer, ErrorEnvelope)
+        if envelope.code in _BETWEEN_DAEMONS:
+            raise PoolManagerAway(f"it refused the token of orchestratord ({status})")
+        raise Refusal(
+            envelope.code,
+            envelope.message,
+            retry_after_ms=envelope.retry_after_ms,
+            engine=envelope.engine,
+            pool_id=envelope.pool_id or pool_id,
+            details=envelope.details,
         )
-        return request.model_dump_json().encode()
 
     async def _call(
         self, method: str, path: str, body: bytes | None, correlation_id: str
@@ -172,6 +244,20 @@ class PoolsClient:
                 raise PoolManagerAway("pool_managerd has no run file; is it started?")
             self._url = run.url
         return self._url
+
+
+def _bytes(body: Contract) -> bytes:
+    return body.model_dump_json().encode()
+
+
+def _says_not_ready(answer: bytes) -> bool:
+    """Whether a refusal says that the replica does not serve, and not that it serves another."""
+    try:
+        envelope = ErrorEnvelope.model_validate_json(answer)
+    except ValidationError:
+        return False
+    reason = (envelope.details or {}).get("reason")
+    return envelope.code is ErrorCode.NOT_FOUND or reason == "not_ready"
 
 
 def _read(answer: bytes, model: type[C]) -> C:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from contracts.config import Pool
-from contracts.pools import PoolView, ReplicaState
+from contracts.pools import PoolView, ReloadState, ReplicaState
 from contracts.tasks import TaskRequest, Workload
 from orchestratord.errors import (
     ContextExceeded,
@@ -69,14 +69,14 @@ def admitting_pools(
     the prompt fits too is for `refuse_too_long`.  Raises the refusal of the last
     pool tried when there is none.
     """
-    matching = [spec for spec in specs if _matches(spec, request)]
+    matching = [spec for spec in specs if _matches(spec, views.get(spec.pool_id), request)]
     if not matching:
         raise ModelUnknown(_asked(request), sorted({spec.model_id for spec in specs}))
     refusal: Exception | None = None
     admitting = []
     for spec in matching:
         try:
-            _refuse_closed(spec, views.get(spec.pool_id))
+            refuse_closed(spec, views.get(spec.pool_id))
             refuse_too_long(request, 1, spec)
         except (PoolDraining, PoolUnavailable, PoolUnready, ContextExceeded) as error:
             refusal = error
@@ -99,10 +99,12 @@ def refuse_too_long(request: TaskRequest, prompt_tokens: int, spec: PoolSpec) ->
         raise ContextExceeded(spec.pool_id, needed, spec.ctx)
 
 
-def _matches(spec: PoolSpec, request: TaskRequest) -> bool:
+def _matches(spec: PoolSpec, view: PoolView | None, request: TaskRequest) -> bool:
+    """By the model that is served: a reload may have put it in the place of the configured one."""
+    served_ref = spec.model_ref if view is None else view.model_ref
     return (
         request.model in (None, spec.model_id)
-        and request.model_ref in (None, spec.model_ref)
+        and request.model_ref in (None, served_ref)
         and request.engine in (None, spec.engine)
         and request.pool_id in (None, spec.pool_id)
     )
@@ -118,13 +120,19 @@ def _asked(request: TaskRequest) -> str:
     return " with ".join(f"{key} {value}" for key, value in named.items() if value is not None)
 
 
-def _refuse_closed(spec: PoolSpec, view: PoolView | None) -> None:
-    """Queue while anything is on its way up; a pool manager that is away may come back."""
+def refuse_closed(spec: PoolSpec, view: PoolView | None) -> None:
+    """Queue while anything is on its way up; a pool manager that is away may come back.
+
+    Raises:
+        PoolDraining, PoolUnavailable, PoolUnready.
+    """
     if view is None:
         return
     if view.draining:
         raise PoolDraining(spec.pool_id)
     if any(replica.state in _COMING_UP for replica in view.replicas):
+        return
+    if view.reload is not None and view.reload.state is ReloadState.RUNNING:
         return
     if any(replica.state is ReplicaState.FAILED for replica in view.replicas):
         why = view.last_error.message if view.last_error else None

@@ -72,6 +72,13 @@ class Expire:
 
 
 @dataclass(frozen=True, slots=True)
+class Strand:
+    """This task waits for a pool that is no longer configured."""
+
+    task_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Drop:
     """This batch task made room for a newer one."""
 

@@ -151,7 +151,7 @@ class TaskQueue:
     """
 
     def __init__(self, batch_max_wait_s: float) -> None:
-        self._batch_max_wait_s = batch_max_wait_s
+        self.batch_max_wait_s = batch_max_wait_s
         self._interactive = _Line()
         self._batch = _Line()
         self._lines = {Priority.INTERACTIVE: self._interactive, Priority.BATCH: self._batch}
@@ -174,7 +174,7 @@ class TaskQueue:
     def head(self, now: float) -> str | None:
         """The task that starts next, or None."""
         batch = self._batch.head()
-        if batch is not None and batch.accepted_at <= now - self._batch_max_wait_s:
+        if batch is not None and batch.accepted_at <= now - self.batch_max_wait_s:
             return batch.task_id
         first = self._interactive.head() or batch
         return None if first is None else first.task_id
@@ -208,4 +208,4 @@ class TaskQueue:
 
     def _starved(self, now: float) -> Work:
         """The batch tasks that have waited for the bound, and so go first."""
-        return self._batch.accepted_by(now - self._batch_max_wait_s)
+        return self._batch.accepted_by(now - self.batch_max_wait_s)

@@ -24,6 +24,7 @@ from orchestratord.domain.decisions import (
     Expire,
     QueueRules,
     Start,
+    Strand,
 )
 from orchestratord.domain.placement import Candidate, choose
 from orchestratord.domain.pool_state import PoolState
@@ -53,6 +54,8 @@ class Scheduler:
         self._tasks: dict[str, ScheduledTask] = {}
         self._active: Counter[str] = Counter()
         self._deadlines: list[tuple[float, str]] = []
+        self._gone: set[str] = set()
+        """Pools that are no longer configured."""
 
     # -- admission ---------------------------------------------------------
 
@@ -109,14 +112,30 @@ class Scheduler:
 
     # -- decisions ---------------------------------------------------------
 
-    def decide(self, now: float, candidates: Candidates) -> list[Start | Expire]:
+    def configure(self, pool_ids: Iterable[str], rules: QueueRules) -> None:
+        """Take another set of pools and other rules; what runs runs on.
+
+        What waits for a pool that is gone is stranded by the next decisions.  Its
+        rates are kept: it may come back.
+        """
+        wanted = set(pool_ids)
+        self._rules = rules
+        for pool_id in wanted - self._pools.keys():
+            self._pools[pool_id] = PoolState(pool_id, rules.batch_max_wait_s)
+        for pool in self._pools.values():
+            pool.queue.batch_max_wait_s = rules.batch_max_wait_s
+        self._gone = self._pools.keys() - wanted
+
+    def decide(self, now: float, candidates: Candidates) -> list[Start | Expire | Strand]:
         """Everything that should happen now, already applied to this state.
 
-        `candidates` are the replicas of each pool.  Expired tasks come first, and no
-        more than `EXPIRED_AT_ONCE`: the others are for the next call.
+        `candidates` are the replicas of each pool.  Expired and stranded tasks come
+        first, and no more than `EXPIRED_AT_ONCE` of each: the others are for the next call.
         """
-        decisions: list[Start | Expire] = list(self._expire(now))
+        decisions: list[Start | Expire | Strand] = [*self._expire(now), *self._strand(now)]
         for pool in self._pools.values():
+            if pool.pool_id in self._gone:
+                continue
             replicas = candidates.get(pool.pool_id, ())
             while (task_id := pool.queue.head(now)) is not None:
                 task = self._tasks[task_id]
@@ -291,6 +310,15 @@ class Scheduler:
                 expired += 1
                 yield Expire(task_id)
 
+    def _strand(self, now: float) -> Iterable[Strand]:
+        stranded = 0
+        for pool_id in self._gone:
+            queue = self._pools[pool_id].queue
+            while stranded < EXPIRED_AT_ONCE and (task_id := queue.head(now)) is not None:
+                self._leave_queue(self._tasks[task_id], Move.FAIL)
+                stranded += 1
+                yield Strand(task_id)
+
     def _join_queue(self, task: ScheduledTask) -> None:
         """Put it in line, and on the heap of deadlines.
 
@@ -317,6 +345,8 @@ class Scheduler:
         assert task.replica_id is not None
         del self._pools[task.pool_id].running[task.task_id]
         self._active[task.replica_id] -= 1
+        if not self._active[task.replica_id]:
+            del self._active[task.replica_id]
         task.replica_id = None
 
 

@@ -1,4 +1,4 @@
-"""The pools as orchestratord sees them, and what may be asked of them."""
+"""The pools as orchestratord sees them, what they can do, and changes of them."""
 
 from __future__ import annotations
 
@@ -14,17 +14,27 @@ from contracts.capabilities import (
     PoolPage,
     PoolStatus,
 )
-from contracts.config import Config
+from contracts.config import Limits
 from contracts.errors import ErrorCode, Refusal
 from contracts.ids import NAME_PATTERN
-from contracts.pools import PoolHealth, PoolView, ReplicaState
-from contracts.service.envelope import contract_response
+from contracts.pools import (
+    DrainRequest,
+    PoolChange,
+    PoolHealth,
+    PoolView,
+    ReloadRequest,
+    ReplicaState,
+)
+from contracts.service.envelope import contract_response, correlation_id
+from contracts.service.json_body import read_contract
 from contracts.service.routes import ApiRoute, Operation, Parameter, Scope
 from contracts.tasks import Workload
 from orchestratord.domain.admission import PoolSpec
 from orchestratord.domain.scheduler import Scheduler
 from orchestratord.domain.sessions import SESSIONS_MAX
+from orchestratord.runtime.pool_changes import PoolChanges
 from orchestratord.runtime.pool_view import PoolsView
+from orchestratord.runtime.reconfiguration import Configured
 
 _VERSION = version("llama-orch")
 
@@ -33,18 +43,24 @@ class PoolRoutes:
     """Pools, their health, and the capabilities of the whole."""
 
     def __init__(
-        self, specs: list[PoolSpec], pools: PoolsView, scheduler: Scheduler, config: Config
+        self,
+        configured: Configured,
+        pools: PoolsView,
+        scheduler: Scheduler,
+        changes: PoolChanges,
+        limits: Limits,
     ) -> None:
-        self._specs = specs
+        self._configured = configured
         self._pools = pools
         self._scheduler = scheduler
-        self._config = config
+        self._changes = changes
+        self._limits = limits
 
     async def page(self, _: Request) -> Response:
         """Every pool and every card."""
         return contract_response(
             PoolPage(
-                items=tuple(self._status(spec) for spec in self._specs),
+                items=tuple(self._status(spec) for spec in self._configured.specs),
                 devices=self._pools.devices,
                 devices_age_ms=self._pools.devices_age_ms,
                 pool_manager="connected" if self._pools.connected else "away",
@@ -54,17 +70,34 @@ class PoolRoutes:
 
     async def health(self, request: Request) -> Response:
         """The health of one pool, as pool_managerd last told it."""
-        pool_id: str = request.path_params["pool_id"]
-        for spec in self._specs:
-            if spec.pool_id == pool_id:
-                view = self._view(spec)
-                fields = {name: getattr(view, name) for name in PoolHealth.model_fields}
-                return contract_response(PoolHealth(**fields))
-        raise Refusal(ErrorCode.NOT_FOUND, "no such pool is configured")
+        view = self._view(self._named(request))
+        fields = {name: getattr(view, name) for name in PoolHealth.model_fields}
+        return contract_response(PoolHealth(**fields))
+
+    async def drain(self, request: Request) -> Response:
+        """Admit nothing more; nothing is admitted once this is answered."""
+        spec = self._named(request)
+        wanted = await read_contract(request, DrainRequest, self._limits)
+        change = await self._changes.drain(spec.pool_id, wanted, correlation_id(request))
+        return contract_response(change, 202)
+
+    async def reload(self, request: Request) -> Response:
+        """Serve another model in the place of the present one."""
+        spec = self._named(request)
+        wanted = await read_contract(request, ReloadRequest, self._limits)
+        change = await self._changes.reload(spec.pool_id, wanted, correlation_id(request))
+        return contract_response(change, 202)
+
+    async def resume(self, request: Request) -> Response:
+        """Admit tasks again."""
+        spec = self._named(request)
+        change = await self._changes.resume(spec.pool_id, correlation_id(request))
+        return contract_response(change, 202)
 
     async def capabilities(self, _: Request) -> Response:
         """What may be asked, from the live replicas."""
-        limits, queue, sessions = self._config.limits, self._config.queue, self._config.sessions
+        config = self._configured.config
+        limits, queue, sessions = config.limits, config.queue, config.sessions
         return contract_response(
             Capabilities(
                 api_version="v1",
@@ -81,12 +114,19 @@ class PoolRoutes:
                     sessions=SESSIONS_MAX,
                     session_ttl_ms=sessions.ttl_ms,
                     session_max_turns=sessions.max_turns,
-                    stream_retention_ms=self._config.streams.retention_ms,
+                    stream_retention_ms=config.streams.retention_ms,
                 ),
-                engines=tuple(sorted({spec.engine for spec in self._specs})),
-                pools=tuple(self._capabilities(spec) for spec in self._specs),
+                engines=tuple(sorted({spec.engine for spec in self._configured.specs})),
+                pools=tuple(self._capabilities(spec) for spec in self._configured.specs),
             )
         )
+
+    def _named(self, request: Request) -> PoolSpec:
+        pool_id: str = request.path_params["pool_id"]
+        for spec in self._configured.specs:
+            if spec.pool_id == pool_id:
+                return spec
+        raise Refusal(ErrorCode.NOT_FOUND, "no such pool is configured")
 
     def _status(self, spec: PoolSpec) -> PoolStatus:
         view = self._view(spec)
@@ -140,11 +180,13 @@ class PoolRoutes:
 
     def routes(self) -> list[ApiRoute]:
         """The routes and what they promise."""
+        one = "/v1/pools/{pool_id}"
         return [
             ApiRoute("GET", "/v1/pools", self.page, scope=Scope.API, operation=_PAGE),
-            ApiRoute(
-                "GET", "/v1/pools/{pool_id}/health", self.health, scope=Scope.API, operation=_HEALTH
-            ),
+            ApiRoute("GET", f"{one}/health", self.health, scope=Scope.API, operation=_HEALTH),
+            ApiRoute("POST", f"{one}/drain", self.drain, scope=Scope.API, operation=_DRAIN),
+            ApiRoute("POST", f"{one}/reload", self.reload, scope=Scope.API, operation=_RELOAD),
+            ApiRoute("POST", f"{one}/resume", self.resume, scope=Scope.API, operation=_RESUME),
             ApiRoute(
                 "GET",
                 "/v1/capabilities",
@@ -155,13 +197,53 @@ class PoolRoutes:
         ]
 
 
+_POOL_ID = Parameter("pool_id", "The pool.", {"type": "string", "pattern": NAME_PATTERN})
+_OF_A_CHANGE = (
+    ErrorCode.NOT_FOUND,
+    ErrorCode.CONFLICT,
+    ErrorCode.POOL_UNAVAILABLE,
+    ErrorCode.SHUTTING_DOWN,
+)
 _PAGE = Operation("listPools", "Every pool and every card.", response=PoolPage)
 _HEALTH = Operation(
     "getPoolHealth",
     "Whether a pool lives, is ready, and progresses.",
     response=PoolHealth,
     errors=(ErrorCode.NOT_FOUND,),
-    path=(Parameter("pool_id", "The pool.", {"type": "string", "pattern": NAME_PATTERN}),),
+    path=(_POOL_ID,),
+)
+_DRAIN = Operation(
+    "drainPool",
+    "Admit nothing more to a pool; running tasks have until the deadline.",
+    request=DrainRequest,
+    response=PoolChange,
+    status=202,
+    errors=_OF_A_CHANGE,
+    path=(_POOL_ID,),
+)
+_RELOAD = Operation(
+    "reloadPool",
+    "Serve another model; on any failure the last good one serves on.",
+    request=ReloadRequest,
+    response=PoolChange,
+    status=202,
+    errors=(
+        *_OF_A_CHANGE,
+        ErrorCode.INVALID_PARAMS,
+        ErrorCode.MODEL_UNKNOWN,
+        ErrorCode.POLICY_DENIED,
+        ErrorCode.UNTRUSTED_ARTIFACT,
+    ),
+    path=(_POOL_ID,),
+    admits_work=True,
+)
+_RESUME = Operation(
+    "resumePool",
+    "Admit tasks to a pool again.",
+    response=PoolChange,
+    status=202,
+    errors=_OF_A_CHANGE,
+    path=(_POOL_ID,),
 )
 _CAPABILITIES = Operation(
     "getCapabilities", "What may be asked of this orchestrator.", response=Capabilities

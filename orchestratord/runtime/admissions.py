@@ -23,6 +23,7 @@ from orchestratord.clock import Clock
 from orchestratord.domain.admission import (
     PoolSpec,
     admitting_pools,
+    refuse_closed,
     refuse_too_long,
     refuse_unserved,
 )
@@ -31,7 +32,13 @@ from orchestratord.domain.identity import body_digest
 from orchestratord.domain.prompt_size import PromptSize, estimate
 from orchestratord.domain.scheduled_task import ScheduledTask
 from orchestratord.domain.scheduler import Scheduler
-from orchestratord.errors import ContextExceeded, QueueFull, ShuttingDown, TaskConflict
+from orchestratord.errors import (
+    ContextExceeded,
+    PoolUnavailable,
+    QueueFull,
+    ShuttingDown,
+    TaskConflict,
+)
 from orchestratord.runtime.arrivals import Arrivals
 from orchestratord.runtime.dispatcher import Dispatcher
 from orchestratord.runtime.pool_view import PoolsView
@@ -133,6 +140,7 @@ class Admissions:
         spec, size = await self._place(arrival)
         if self._dispatcher.draining:
             raise ShuttingDown
+        self._refuse_changed(spec)
         now, unix_ms = self._clock.now(), self._clock.unix_ms()
         candidates = self._pools.replicas(spec.pool_id)
         try:
@@ -156,6 +164,12 @@ class Admissions:
         self._dispatcher.pump()
         self._failpoints.hit("task.accepted")
         return accepted
+
+    def _refuse_changed(self, spec: PoolSpec) -> None:
+        """While its prompt was counted the pool may have begun to drain, or gone."""
+        if all(known.pool_id != spec.pool_id for known in self._specs):
+            raise PoolUnavailable(spec.pool_id, "it is no longer configured")
+        refuse_closed(spec, self._pools.pools.get(spec.pool_id))
 
     async def _place(self, arrival: Arrival) -> tuple[PoolSpec, PromptSize]:
         """The first pool that admits the task and whose context surely holds it.

@@ -17,12 +17,17 @@ import anyio
 import anyio.lowlevel
 import structlog
 
-from contracts.config import Timeouts
+from contracts.config import Supervision, Timeouts
 from contracts.errors import ErrorCode
 from contracts.events import StartedEvent
 from contracts.pools import ReplicaView
 from contracts.service.failpoints import Failpoints
-from orchestratord.clients.pools import LeaseRefused, PoolManagerAway, PoolsClient
+from orchestratord.clients.pools import (
+    LEASE_TTL_MS,
+    LeaseRefused,
+    PoolManagerAway,
+    PoolsClient,
+)
 from orchestratord.clock import Clock
 from orchestratord.domain.admission import PoolSpec
 from orchestratord.domain.prediction import AttemptProgress
@@ -31,6 +36,7 @@ from orchestratord.runtime.ending import Ending, Failed, Rerun, Succeeded
 from orchestratord.runtime.event_log import EventLog
 from orchestratord.runtime.generation import generation_request
 from orchestratord.runtime.held_lease import HeldLease
+from orchestratord.runtime.pool_view import PoolsView
 from orchestratord.stores.tasks import NewTask, StartedAttempt, TaskStore
 from worker_adapters.base import Finished, Progress
 from worker_adapters.errors import EngineBusy, EngineError, EngineLost, EngineUnreachable
@@ -41,6 +47,9 @@ log = structlog.get_logger()
 
 YIELD_EVERY_TOKENS = 64
 """An engine that floods must not keep the loop to itself."""
+RENEWALS_PER_STALL = 3
+"""pool_managerd reads from renewals whether an engine moves: it must hear several in that time."""
+RENEW_EVERY_MS_MIN = 1_000
 EVENT_ID_SLACK = 1_024
 """Event ids beyond the tokens that an attempt may use, reserved for a restart."""
 
@@ -60,6 +69,15 @@ class AttemptTools:
     clock: Clock
     timeouts: Timeouts
     failpoints: Failpoints
+    supervision: Supervision
+    view: PoolsView
+
+    @property
+    def renew_every_s(self) -> float:
+        """How often a lease is renewed: a third of its TTL, and often enough for a stall."""
+        stall_ms = self.supervision.stall_ms or self.timeouts.idle_token_ms
+        often = max(RENEW_EVERY_MS_MIN, stall_ms // RENEWALS_PER_STALL)
+        return min(LEASE_TTL_MS // 3, often) / 1000
 
 
 class Attempt:
@@ -104,6 +122,7 @@ class Attempt:
             task.task_id,
             number,
             task.correlation_id,
+            tools.renew_every_s,
         )
 
     @property
@@ -140,14 +159,51 @@ class Attempt:
         """Whether the lease wants another TTL."""
         return self._lease.renewal_due(now)
 
-    async def renew(self) -> None:
-        """Keep the slot for another TTL; a lease that is lost ends the attempt."""
+    @property
+    def lease_in_doubt(self) -> bool:
+        """Whether a restarted manager may not know yet which slot this attempt uses."""
+        return self._lease.in_doubt
+
+    def doubt_lease(self) -> None:
+        """pool_managerd was started again."""
+        self._lease.doubt()
+
+    async def renew(self, *, tells_idle: bool = True) -> None:
+        """Keep the slot for another TTL; a lease that is lost ends the attempt.
+
+        A manager that was started again finds its replicas one by one, so that one
+        which serves our stream may not be ready for it yet.  That refusal is asked
+        again, for as long as the launch is the same and the manager had no more
+        than a TTL and a grace to find it.  Any other says that the slot is
+        somebody else's.
+
+        With `tells_idle` false nothing is said of progress: after a standstill of
+        this process the tokens of that time have not been read yet.
+        """
+        now = self._tools.clock.now()
+        idle_ms = max(0, round((now - self._sign_of_life) * 1000)) if tells_idle else None
         try:
-            await self._lease.renew()
+            await self._lease.renew(idle_ms)
         except PoolManagerAway:
             log.info("lease_renewal_deferred", task_id=self._task.task_id)
         except LeaseRefused as error:
-            self.abort(self._reset(f"the lease was lost: {error}"))
+            if error.not_ready and self._may_be_found_again():
+                log.info("lease_renewal_deferred", task_id=self._task.task_id, reason=str(error))
+            else:
+                self.abort(self._reset(f"the lease was lost: {error}"))
+
+    def _may_be_found_again(self) -> bool:
+        """Whether our launch may still serve, though the manager does not say so yet."""
+        seen = self._tools.view.replica(self.replica.replica_id)
+        other_launch = seen is not None and seen.pid not in (None, self.replica.pid)
+        return not other_launch and not self._lease.given_up(self._tools.clock.now())
+
+    @property
+    def _sign_of_life(self) -> float:
+        """When the attempt last showed progress, monotonic seconds."""
+        progress = self.progress
+        signs = (progress.last_token_at, progress.advanced_at, progress.started_at)
+        return max((sign for sign in signs if sign is not None), default=progress.began_at)
 
     def overdue(self, now: float) -> Failed | None:
         """Which clock has run out: prefill and decode have one each.

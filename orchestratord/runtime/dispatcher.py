@@ -19,9 +19,9 @@ import structlog
 from anyio.abc import TaskGroup
 
 from contracts.errors import ErrorCode
-from contracts.pools import ReplicaView, Snapshot
+from contracts.pools import PoolChange, ReplicaView, Snapshot
 from orchestratord.domain.admission import PoolSpec
-from orchestratord.domain.decisions import Admitted, Drop, Expire, Start
+from orchestratord.domain.decisions import Admitted, Candidates, Drop, Expire, Start, Strand
 from orchestratord.domain.scheduled_task import ScheduledTask
 from orchestratord.domain.scheduler import EXPIRED_AT_ONCE, Scheduler
 from orchestratord.domain.sessions import CachePlace
@@ -29,6 +29,7 @@ from orchestratord.errors import StorageBusy, StorageFull, TaskUnknown
 from orchestratord.runtime.active_task import NEVER, ActiveTask, Recorded
 from orchestratord.runtime.arrivals import Arrivals
 from orchestratord.runtime.attempt import Attempt, AttemptTools
+from orchestratord.runtime.draining import cut_instead
 from orchestratord.runtime.ending import Canceled, Ending, Failed, Rerun
 from orchestratord.runtime.log_shelf import LogShelf
 from orchestratord.runtime.outcome import MOVES, Final, Moment, outcome_of, terminal_event
@@ -70,6 +71,8 @@ class Dispatcher:
         self._group = group
         self._active: dict[str, ActiveTask] = {}
         self._attempts: dict[str, tuple[ActiveTask, Attempt]] = {}
+        self._doubted: set[Attempt] = set()
+        """Attempts whose slot a restarted pool_managerd may not know of yet."""
 
     @property
     def waiting(self) -> list[ActiveTask]:
@@ -93,11 +96,55 @@ class Dispatcher:
 
     def see(self, snapshot: Snapshot | None) -> None:
         """What pool_managerd says now; None: it is away."""
-        self._pools.update(snapshot, self._tools.clock.now())
+        before = self._pools.instance_id
+        self._pools.update(snapshot, self._tools.clock.now(), self._tools.clock.unix_ms())
         if snapshot is not None:
             replicas = [replica for pool in snapshot.pools for replica in pool.replicas]
             self._scheduler.sessions.notice_launches({r.replica_id: r.pid for r in replicas})
+            if before not in (None, snapshot.instance_id):
+                self._doubt_leases()
         self.pump()
+
+    def note(self, change: PoolChange) -> None:
+        """What pool_managerd answered to a drain, a reload or a resume; it holds on return."""
+        self._pools.note(change, self._tools.clock.now(), self._tools.clock.unix_ms())
+        self.pump()
+
+    def respecify(self, specs: Iterable[PoolSpec]) -> None:
+        """The configuration was read again: what waits is run by the new one.
+
+        Tasks of a pool that is gone end at the next pump; running ones run on.
+        """
+        by_id = {spec.pool_id: spec for spec in specs}
+        for task in self.waiting:
+            task.spec = by_id.get(task.spec.pool_id, task.spec)
+        self.pump()
+
+    def _doubt_leases(self) -> None:
+        """pool_managerd was started again: it is told at once which slots are in use.
+
+        Until it has answered for a slot nothing new is placed on that replica, or
+        it would give the slot of a stream that runs to another task.
+        """
+        for _, attempt in self.attempts:
+            attempt.doubt_lease()
+            self._doubted.add(attempt)
+            self._group.start_soon(self._confirm, attempt)
+
+    async def _confirm(self, attempt: Attempt) -> None:
+        await attempt.renew()
+        self.pump()
+
+    def _placeable(self, now: float) -> Candidates:
+        candidates = self._pools.candidates(now)
+        if not self._doubted:
+            return candidates
+        self._doubted = {a for a in self._doubted if a.lease_in_doubt and not a.over.is_set()}
+        closed = {attempt.replica.replica_id for attempt in self._doubted}
+        return {
+            pool_id: [c for c in found if c.replica_id not in closed]
+            for pool_id, found in candidates.items()
+        }
 
     # -- lining up ---------------------------------------------------------
 
@@ -179,7 +226,7 @@ class Dispatcher:
             return
         now = self._tools.clock.now()
         expired = 0
-        for decision in self._scheduler.decide(now, self._pools.candidates(now)):
+        for decision in self._scheduler.decide(now, self._placeable(now)):
             task = self._active[decision.task_id]
             match decision:
                 case Start():
@@ -189,8 +236,11 @@ class Dispatcher:
                 case Expire():
                     expired += 1
                     self._end_soon(task, deadline_unmet(task))
+                case Strand():
+                    expired += 1
+                    self._end_soon(task, pool_gone(task))
             self._show_depth(task.spec)
-        if expired == EXPIRED_AT_ONCE:
+        if expired >= EXPIRED_AT_ONCE:
             self._group.start_soon(self._pump_again)
 
     async def _pump_again(self) -> None:
@@ -245,6 +295,7 @@ class Dispatcher:
         self.pump()
 
     async def _conclude(self, task: ActiveTask, attempt: Attempt, ending: Ending) -> None:
+        ending = cut_instead(self._pools, task.spec, attempt, ending, self._tools.clock.now())
         if isinstance(ending, Rerun):
             ending = _given_up(task, ending)
         if isinstance(ending, Rerun):
@@ -353,6 +404,11 @@ def deadline_unmet(task: ActiveTask) -> Failed:
     return Failed(
         ErrorCode.DEADLINE_UNMET, f"not done within deadline_ms {task.new.request.deadline_ms}"
     )
+
+
+def pool_gone(task: ActiveTask) -> Failed:
+    """The ending of a task that waits for a pool which was taken out of the configuration."""
+    return Failed(ErrorCode.POOL_UNAVAILABLE, f"pool {task.spec.pool_id} is no longer configured")
 
 
 def _given_up(task: ActiveTask, rerun: Rerun) -> Rerun | Failed:

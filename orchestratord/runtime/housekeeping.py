@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import anyio
 import structlog
 from anyio.abc import TaskGroup
@@ -15,8 +17,10 @@ from orchestratord.errors import StorageBusy, StorageFull
 from orchestratord.runtime.active_task import ActiveTask
 from orchestratord.runtime.attempt import Attempt
 from orchestratord.runtime.dispatcher import Dispatcher, deadline_unmet
+from orchestratord.runtime.draining import cut_of
 from orchestratord.runtime.ending import Failed
 from orchestratord.runtime.log_shelf import LogShelf
+from orchestratord.runtime.pool_view import PoolsView
 from orchestratord.stores.sessions import SessionStore
 from orchestratord.stores.tasks import TaskStore
 
@@ -38,6 +42,7 @@ class Housekeeping:
     def __init__(
         self,
         dispatcher: Dispatcher,
+        pools: PoolsView,
         sessions: SessionTable,
         shelf: LogShelf,
         store: TaskStore,
@@ -47,6 +52,7 @@ class Housekeeping:
         group: TaskGroup,
     ) -> None:
         self._dispatcher = dispatcher
+        self._pools = pools
         self._sessions = sessions
         self._shelf = shelf
         self._store = store
@@ -67,11 +73,12 @@ class Housekeeping:
         """One look at every attempt; `now` in monotonic seconds."""
         self._notice_stall(now)
         for task, attempt in self._dispatcher.attempts:
-            failed = self._overdue(task, attempt, now)
-            if failed is not None:
-                attempt.abort(failed)
+            over = self._overdue(task, attempt, now) or cut_of(self._pools, task.spec, attempt, now)
+            if over is not None:
+                attempt.abort(over)
             elif attempt.renewal_due(now):
-                self._group.start_soon(attempt.renew)
+                read = now >= self._patient_until
+                self._group.start_soon(partial(attempt.renew, tells_idle=read))
         self._dispatcher.pump()
 
     async def enforce_retention(self) -> None:

@@ -67,5 +67,11 @@ class PromptCounter:
             if known is None or known[0] != launch:
                 known = (launch, await self._pools.endpoint(replica.replica_id))
                 self._endpoints[replica.replica_id] = known
+                self._forget_gone()
             return known[1]
         return None
+
+    def _forget_gone(self) -> None:
+        """Each reload brings a replica of another name."""
+        there = {r: e for r, e in self._endpoints.items() if self._view.replica(r) is not None}
+        self._endpoints = there

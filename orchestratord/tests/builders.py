@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from contracts.config import Pool
 from contracts.pools import (
     DeviceView,
     FailureReason,
     LastError,
+    PoolChange,
     PoolView,
+    ReloadState,
+    ReloadView,
     ReplicaState,
     ReplicaView,
     Snapshot,
@@ -54,6 +57,8 @@ def replica(
     state: ReplicaState = ReplicaState.READY,
     slots: int = 1,
     devices: tuple[str, ...] = (),
+    pid: int | None = None,
+    cut_at_ms: int | None = None,
 ) -> ReplicaView:
     return ReplicaView(
         replica_id=f"{pool_id}/{number}",
@@ -68,6 +73,8 @@ def replica(
         restarts=0,
         last_error=None,
         kv_cache_usage=None,
+        pid=pid,
+        cut_at_ms=cut_at_ms,
     )
 
 
@@ -98,6 +105,32 @@ def pool_view(*replicas: ReplicaView, pool_id: str = "chat", **fields: Any) -> P
     )
 
 
+def reload_view(
+    state: ReloadState = ReloadState.RUNNING, to_ref: str = "file:/models/new"
+) -> ReloadView:
+    return ReloadView(
+        state=state, from_ref="file:/models/tiny", to_ref=to_ref, message="loading", at_ms=1
+    )
+
+
+def pool_change(
+    change: Literal["drain", "reload", "resume"],
+    version: int,
+    *,
+    draining: bool | None = None,
+    instance_id: str = TASK_ID,
+    cut_at_ms: int | None = None,
+) -> PoolChange:
+    return PoolChange(
+        pool_id="chat",
+        change=change,
+        draining=change == "drain" if draining is None else draining,
+        cut_at_ms=cut_at_ms,
+        instance_id=instance_id,
+        version=version,
+    )
+
+
 def device(uuid: str, total_gib: int, used_gib: int | None = 0, health: str = "ok") -> DeviceView:
     return DeviceView(
         index=0,
@@ -109,10 +142,15 @@ def device(uuid: str, total_gib: int, used_gib: int | None = 0, health: str = "o
     )
 
 
-def snapshot(*pools: PoolView, devices: Sequence[DeviceView] = (), version: int = 1) -> Snapshot:
+def snapshot(
+    *pools: PoolView,
+    devices: Sequence[DeviceView] = (),
+    version: int = 1,
+    instance_id: str = TASK_ID,
+) -> Snapshot:
     return Snapshot(
         version=version,
-        instance_id=TASK_ID,
+        instance_id=instance_id,
         at_ms=1,
         pools=pools,
         devices=tuple(devices),

@@ -10,12 +10,13 @@ from pathlib import Path
 import anyio
 import pytest
 
-from contracts.pools import Endpoint, Lease, Snapshot
+from contracts.errors import ErrorCode, ErrorEnvelope, Refusal
+from contracts.pools import DrainRequest, Endpoint, Lease, ReloadRequest, Snapshot
 from contracts.service.run_files import RunFile
 from contracts.service.settings import Secret
 from orchestratord.clients import pools
 from orchestratord.clients.pools import LeaseRefused, PoolManagerAway, PoolsClient, new_session
-from orchestratord.tests.builders import TASK_ID
+from orchestratord.tests.builders import TASK_ID, pool_change
 from orchestratord.tests.clients.stand_in import (
     Answer,
     StandIn,
@@ -281,3 +282,65 @@ async def test_a_watch_finds_a_manager_that_came_back_elsewhere(
             while (found := await anext(snapshots)) is None:
                 pass
             assert found.version == 1
+
+
+def envelope(code: ErrorCode, **more: object) -> bytes:
+    refusal = Refusal(code, "no", details=dict(more) or None)
+    found: ErrorEnvelope = refusal.envelope("c-1")
+    return found.model_dump_json().encode()
+
+
+async def test_changes_of_a_pool_are_posted_and_read(client: PoolsClient, manager: StandIn) -> None:
+    change = pool_change("drain", 3)
+    manager.answers += [plain(202, change.model_dump_json().encode())] * 3
+    assert await client.drain("chat", DrainRequest(deadline_ms=5), "c-1") == change
+    await client.reload("chat", ReloadRequest(new_model_ref="file:/m"), "c-1")
+    await client.resume("chat", "c-1")
+    assert [(s.method, s.path, s.body) for s in manager.seen] == [
+        ("POST", "/v1/pools/chat/drain", b'{"deadline_ms":5}'),
+        ("POST", "/v1/pools/chat/reload", b'{"new_model_ref":"file:/m"}'),
+        ("POST", "/v1/pools/chat/resume", b""),
+    ]
+
+
+async def test_a_refused_change_keeps_its_code_and_words(
+    client: PoolsClient, manager: StandIn
+) -> None:
+    """LO-ORC-161."""
+    manager.answers.append(plain(403, envelope(ErrorCode.POLICY_DENIED, host="x")))
+    with pytest.raises(Refusal, match="no") as refused:
+        await client.resume("chat", "c-1")
+    assert (refused.value.code, refused.value.pool_id) == (ErrorCode.POLICY_DENIED, "chat")
+    assert refused.value.details == {"host": "x"}
+
+
+@pytest.mark.parametrize(
+    "answer", [plain(401, envelope(ErrorCode.UNAUTHENTICATED)), plain(500, b"x"), cut]
+)
+async def test_what_is_wrong_between_the_daemons_reads_as_away(
+    client: PoolsClient, manager: StandIn, answer: Answer
+) -> None:
+    """LO-ORC-161."""
+    manager.answers.append(answer)
+    with pytest.raises(PoolManagerAway):
+        await client.resume("chat", "c-1")
+
+
+@pytest.mark.parametrize(
+    ("body", "not_ready"),
+    [
+        (envelope(ErrorCode.CONFLICT, reason="not_ready"), True),
+        (envelope(ErrorCode.NOT_FOUND), True),
+        (envelope(ErrorCode.CONFLICT, reason="stale_epoch"), False),
+        (b"{}", False),
+    ],
+)
+async def test_a_refused_renewal_says_whether_the_replica_is_not_ready(
+    client: PoolsClient, manager: StandIn, body: bytes, not_ready: bool
+) -> None:
+    """LO-ORC-157, LO-ORC-158."""
+    manager.answers.append(plain(409, body))
+    with pytest.raises(LeaseRefused) as refused:
+        await client.renew(LEASE, "chat/0", TASK_ID, 2, idle_ms=7)
+    assert refused.value.not_ready is not_ready
+    assert json.loads(manager.seen[0].body)["idle_ms"] == 7

@@ -11,7 +11,7 @@ import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from orchestratord.domain.decisions import Expire, Start
+from orchestratord.domain.decisions import Start
 from orchestratord.domain.placement import Candidate
 from orchestratord.domain.scheduled_task import ScheduledTask
 from orchestratord.domain.scheduler import Scheduler
@@ -110,7 +110,7 @@ class Simulation:
 
     def _decide(self) -> None:
         for decision in self.scheduler.decide(self.now, {"a": self._sample()}):
-            assert not isinstance(decision, Expire)
+            assert isinstance(decision, Start)
             self._start(decision)
 
     def _start(self, start: Start) -> None:

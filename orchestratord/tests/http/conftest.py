@@ -24,6 +24,8 @@ from orchestratord.http.observability import ObservabilityRoutes
 from orchestratord.http.pools import PoolRoutes
 from orchestratord.http.sessions import SessionRoutes
 from orchestratord.http.tasks import TaskRoutes
+from orchestratord.runtime.pool_changes import PoolChanges
+from orchestratord.runtime.reconfiguration import Configured
 from orchestratord.tests.runtime.world import World, world_at
 
 SPEC = PoolSpec("chat", "llamacpp", "tiny", "file:/models/tiny", ctx=512)
@@ -64,13 +66,21 @@ def site(tmp_path: Path) -> Opening:
         path = tmp_path / "orchestratord.sqlite"
         async with world_at(path, specs=(SPEC,), slots=slots, capacity=capacity) as world:
             drain = Drain(config.limits.streams)
+            configured = Configured(config)
+            configured.specs[:] = [SPEC]
             it = Site(listener.getsockname()[1], drain, world=world)
             routes = RouteGroups(
                 tasks=TaskRoutes(
                     world.admissions, world.dispatcher, world.shelf, world.history, config, drain
                 ),
                 sessions=SessionRoutes(world.sessions, config.limits),
-                pools=PoolRoutes([SPEC], world.pools, world.scheduler, config),
+                pools=PoolRoutes(
+                    configured,
+                    world.pools,
+                    world.scheduler,
+                    PoolChanges(world.leases, world.pools, world.dispatcher),
+                    config.limits,
+                ),
                 observability=ObservabilityRoutes(world.registry, drain),
             ).routes()
             app = build_app(routes, settings=settings, listen=config.orchestratord, drain=drain)

@@ -103,11 +103,11 @@ async def provoke(it: Site, code: ErrorCode) -> None:
         case ErrorCode.QUEUE_FULL:
             await it.post()
         case ErrorCode.POOL_UNREADY:
-            world.pools.update(snapshot(pool_view()), 0.0)
+            world.pools.update(snapshot(pool_view()), 0.0, 0)
         case ErrorCode.POOL_UNAVAILABLE:
-            world.pools.update(snapshot(FAILED), 0.0)
+            world.pools.update(snapshot(FAILED), 0.0, 0)
         case ErrorCode.POOL_DRAINING:
-            world.pools.update(snapshot(DRAINING), 0.0)
+            world.pools.update(snapshot(DRAINING), 0.0, 0)
         case ErrorCode.SHUTTING_DOWN:
             world.dispatcher.draining = True
         case ErrorCode.STORAGE_FULL:
@@ -249,7 +249,7 @@ async def test_pools_and_capabilities_are_told_from_live_replicas(site: Opening)
         health = (await it.ask("GET", "/v1/pools/chat/health")).json
         assert (health["ready"], len(health["replicas"])) == (True, 2)
         assert (await it.ask("GET", "/v1/pools/other/health")).status == 404
-        it.behind.pools.update(None, 0.0)
+        it.behind.pools.update(None, 0.0, 0)
         assert (await it.ask("GET", "/v1/pools")).json["pool_manager"] == "away"
         gate.set()
 
@@ -257,7 +257,7 @@ async def test_pools_and_capabilities_are_told_from_live_replicas(site: Opening)
 async def test_ready_while_it_accepts_work_whatever_the_engines_do(site: Opening) -> None:
     """LO-ORC-013, LO-ORC-112, LO-HTTP-045, LO-HTTP-046."""
     async with site(slots=0) as it:
-        it.behind.pools.update(None, 0.0)
+        it.behind.pools.update(None, 0.0, 0)
         assert (await it.ask("GET", "/readyz", token=None)).status == 200
         it.drain.begin()
         answer = await it.ask("GET", "/readyz", token=None)

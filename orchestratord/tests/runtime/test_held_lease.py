@@ -24,10 +24,17 @@ class SlowPools(PoolsStandIn):
         self.renewal_allowed = anyio.Event()
         self.renewals_begun = 0
 
-    async def renew(self, lease: Lease, replica_id: str, task_id: str, epoch: int) -> None:
+    async def renew(
+        self,
+        lease: Lease,
+        replica_id: str,
+        task_id: str,
+        epoch: int,
+        idle_ms: int | None = None,
+    ) -> None:
         self.renewals_begun += 1
         await self.renewal_allowed.wait()
-        await super().renew(lease, replica_id, task_id, epoch)
+        await super().renew(lease, replica_id, task_id, epoch, idle_ms)
 
 
 def held_by(pools: PoolsStandIn, clock: HandClock | None = None) -> HeldLease:

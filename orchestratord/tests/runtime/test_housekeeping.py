@@ -112,7 +112,7 @@ async def test_a_manager_that_is_away_interrupts_no_attempt(world: World) -> Non
     world.play([Token("a"), gate, END])
     accepted = await world.submit()
     await world.until(accepted, "token")
-    world.pools.update(None, 0.0)
+    world.pools.update(None, 0.0, 0)
     world.leases.renewal_fault = PoolFault.AWAY
     await world.pass_time(RENEWAL_S)
     await anyio.wait_all_tasks_blocked()

@@ -19,7 +19,7 @@ def view_of(
 ) -> PoolsView:
     pools = PoolsView(reserve_bytes)
     masked = (replica(number, devices=mask) for number, mask in enumerate(replicas))
-    pools.update(snapshot(pool_view(*masked), devices=devices), 0.0)
+    pools.update(snapshot(pool_view(*masked), devices=devices), 0.0, 0)
     return pools
 
 
@@ -58,14 +58,14 @@ def test_a_card_that_is_more_than_full_has_no_room() -> None:
 @pytest.mark.parametrize("state", list(ReplicaState))
 def test_only_a_ready_replica_can_be_chosen(state: ReplicaState) -> None:
     pools = PoolsView()
-    pools.update(snapshot(pool_view(replica(state=state))), 0.0)
+    pools.update(snapshot(pool_view(replica(state=state))), 0.0, 0)
     chosen = choose(pools.candidates(0)["chat"], {})
     assert (chosen is not None) == (state is ReplicaState.READY)
 
 
 def test_a_draining_pool_has_no_ready_replica() -> None:
     pools = PoolsView()
-    pools.update(snapshot(pool_view(replica(), draining=True)), 0.0)
+    pools.update(snapshot(pool_view(replica(), draining=True)), 0.0, 0)
     assert choose(pools.candidates(0)["chat"], {}) is None
 
 
@@ -82,12 +82,12 @@ def test_a_replica_that_failed_a_task_is_passed_over_for_a_moment() -> None:
 def test_while_the_manager_is_away_nothing_is_placed_and_nothing_is_forgotten() -> None:
     pools = view_of(("big",))
     assert pools.connected
-    pools.update(None, 0.0)
+    pools.update(None, 0.0, 0)
     assert not pools.connected
     assert pools.candidates(0) == {}
     assert list(pools.pools) == ["chat"]
     assert pools.replica("chat/0") is not None
-    pools.update(snapshot(pool_view(replica())), 0.0)
+    pools.update(snapshot(pool_view(replica())), 0.0, 0)
     assert pools.connected
     assert len(pools.candidates(0)["chat"]) == 1
 

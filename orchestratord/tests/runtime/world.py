@@ -14,10 +14,11 @@ from typing import Any
 import anyio
 from anyio.abc import TaskGroup
 
-from contracts.config import Streams, Timeouts
+from contracts.config import Streams, Supervision, Timeouts
 from contracts.errors import ErrorCode
 from contracts.ids import new_uuid
-from contracts.pools import DeviceView, Endpoint, Lease, ReplicaView
+from contracts.model import Contract
+from contracts.pools import DeviceView, Endpoint, Lease, PoolChange, PoolView, ReplicaView
 from contracts.service.failpoints import Failpoints
 from contracts.service.prometheus import MetricsRegistry
 from orchestratord.clients.pools import LeaseRefused, PoolManagerAway, PoolsClient
@@ -44,7 +45,7 @@ from orchestratord.runtime.task_metrics import TaskMetrics
 from orchestratord.stores.database import Database, open_database
 from orchestratord.stores.sessions import SessionStore
 from orchestratord.stores.tasks import TaskStore
-from orchestratord.tests.builders import pool_view, replica, snapshot, task_request
+from orchestratord.tests.builders import TASK_ID, pool_view, replica, snapshot, task_request
 from orchestratord.tests.runtime.frames import Frame, parse, read
 from worker_adapters.base import EngineClient, Finished, Token
 from worker_adapters.errors import EngineError
@@ -83,6 +84,7 @@ class PoolFault(StrEnum):
 
     REFUSED = "refused"
     AWAY = "away"
+    NOT_READY = "not ready"
 
 
 class PoolsStandIn(PoolsClient):
@@ -95,6 +97,9 @@ class PoolsStandIn(PoolsClient):
         self.held: dict[str, str] = {}
         self.epochs: list[tuple[str, int]] = []
         self.renewals = 0
+        self.idle: list[int | None] = []
+        self.changes: dict[str, PoolChange | Exception] = {}
+        """What is answered to a drain, a reload or a resume."""
         self.preferred: list[int | None] = []
         self.endpoints = 0
         self.release_allowed = anyio.Event()
@@ -117,11 +122,27 @@ class PoolsStandIn(PoolsClient):
         self.held[lease.lease_id] = replica_id
         return lease
 
-    async def renew(self, lease: Lease, replica_id: str, task_id: str, epoch: int) -> None:
+    async def renew(
+        self,
+        lease: Lease,
+        replica_id: str,
+        task_id: str,
+        epoch: int,
+        idle_ms: int | None = None,
+    ) -> None:
         if self.renewal_fault is not None:
             _play(self.renewal_fault)
+        self.idle.append(idle_ms)
         self.held[lease.lease_id] = replica_id
         self.renewals += 1
+
+    async def _change(
+        self, pool_id: str, change: str, wanted: Contract | None, correlation_id: str
+    ) -> PoolChange:
+        answer = self.changes[change]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
     async def endpoint(self, replica_id: str) -> Endpoint:
         self.endpoints += 1
@@ -135,7 +156,9 @@ class PoolsStandIn(PoolsClient):
 
 
 def _play(fault: PoolFault) -> None:
-    raise {PoolFault.REFUSED: LeaseRefused, PoolFault.AWAY: PoolManagerAway}[fault](fault)
+    if fault is PoolFault.AWAY:
+        raise PoolManagerAway(fault)
+    raise LeaseRefused(fault, not_ready=fault is PoolFault.NOT_READY)
 
 
 @dataclass
@@ -197,6 +220,10 @@ class World:
     def serve(self, *replicas: ReplicaView, devices: Sequence[DeviceView] = ()) -> None:
         """A snapshot with these replicas came in."""
         self.dispatcher.see(snapshot(pool_view(*replicas), devices=devices))
+
+    def see(self, *pools: PoolView, version: int = 1, instance_id: str = TASK_ID) -> None:
+        """A snapshot with these pools came in."""
+        self.dispatcher.see(snapshot(*pools, version=version, instance_id=instance_id))
 
     async def submit(self, task_id: str | None = None, **fields: Any) -> Accepted:
         return await self.admissions.submit(task_request(task_id=task_id, **fields), "c-1")
@@ -276,6 +303,7 @@ async def world_at(
     recover: bool = False,
     streams: Streams | None = None,
     failpoints: Failpoints | None = None,
+    supervision: Supervision | None = None,
 ) -> AsyncIterator[World]:
     """A daemon's life; leaving the block is a kill: nothing is finished, nothing is told."""
     clock, engines, leases = clock or HandClock(), Engines(), PoolsStandIn()
@@ -291,7 +319,17 @@ async def world_at(
             Price.per_thousand(price),
         )
         pools, shelf, transport = PoolsView(), LogShelf(streams), EngineTransport()
-        tools = AttemptTools(leases, engines.table, transport, store, clock, Timeouts(), failpoints)
+        tools = AttemptTools(
+            leases,
+            engines.table,
+            transport,
+            store,
+            clock,
+            Timeouts(),
+            failpoints,
+            supervision or Supervision(),
+            pools,
+        )
         metrics = TaskMetrics(registry)
         arrivals = Arrivals()
         dispatcher = Dispatcher(scheduler, pools, shelf, tools, arrivals, metrics, group)
@@ -312,7 +350,15 @@ async def world_at(
         )
         recovery = Recovery(store, session_store, shelf, clock, scheduler, dispatcher)
         housekeeping = Housekeeping(
-            dispatcher, scheduler.sessions, shelf, store, session_store, clock, streams, group
+            dispatcher,
+            pools,
+            scheduler.sessions,
+            shelf,
+            store,
+            session_store,
+            clock,
+            streams,
+            group,
         )
         world = World(
             path=path,
