@@ -24,6 +24,7 @@ from pool_managerd.failure import Failure, LaunchRefused, exit_failure
 from pool_managerd.launch import Launch, prepare
 from pool_managerd.life import Served, engine_failure
 from pool_managerd.models.digest import ModelDigests
+from pool_managerd.models.resolve import ModelResolver
 from pool_managerd.process import ReplicaProcess, start
 from pool_managerd.process_group import end_group
 from pool_managerd.readiness import NotOurs, until_lost, until_ours, until_serving
@@ -55,6 +56,7 @@ class LaunchTools:
     transport: EngineTransport
     state_dir: Path
     stop_grace_ms: int
+    models: ModelResolver = field(default_factory=ModelResolver.files_only)
     start_timeout_s: float = START_TIMEOUT_S
     failpoints: Failpoints = field(default_factory=Failpoints.none)
 
@@ -77,7 +79,8 @@ class ProcessLife:
         """Launch, wait until it serves, watch it; returns the first failure."""
         self._digest_accepted = anyio.Event()
         try:
-            launch = await prepare(self._replica.entry, self._tools.telemetry)
+            tools, replica = self._tools, self._replica
+            launch = await prepare(replica.entry, tools.telemetry, tools.models, replica.preparing)
             process = await self._start(launch)
         except LaunchRefused as refused:
             return refused.failure

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from contracts.config import Pool
-from contracts.pools import FailureReason, LastError, ReplicaState, ReplicaView
+from contracts.pools import FailureReason, LastError, Preparation, ReplicaState, ReplicaView
 from pool_managerd.clock import Clock
 from pool_managerd.domain.replica_state import Move, after
 from pool_managerd.failure import Failure
@@ -56,6 +56,7 @@ class Replica:
         self.observation: Observation | None = None
         self.model_digest: str | None = None
         self.last_error: LastError | None = None
+        self.preparation: Preparation | None = None
         self.restarts: dict[FailureReason, int] = {}
         self._clock = clock
         self._changed = changed
@@ -109,6 +110,12 @@ class Replica:
             await self.advance(Move.UNREACHABLE)
             self.failed(Failure(FailureReason.UNREACHABLE, why))
 
+    def preparing(self, preparation: Preparation | None) -> None:
+        """It has come so far before it serves; None: there is nothing to tell."""
+        if preparation != self.preparation:
+            self.preparation = preparation
+            self._changed(self)
+
     def hashed(self, digest: str) -> None:
         """Its model file has this digest."""
         self.model_digest = digest
@@ -150,4 +157,5 @@ class Replica:
             restarts=sum(self.restarts.values()),
             last_error=self.last_error,
             kv_cache_usage=None if seen is None else seen.kv_cache_usage,
+            preparation=self.preparation,
         )

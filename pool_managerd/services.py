@@ -29,6 +29,7 @@ from pool_managerd.http.snapshot import SnapshotRoutes
 from pool_managerd.leasing import Leasing
 from pool_managerd.metrics import PoolMetrics
 from pool_managerd.models.digest import ModelDigests
+from pool_managerd.models.resolve import ModelResolver
 from pool_managerd.orphans import sweep
 from pool_managerd.process_life import LaunchTools, ProcessLife
 from pool_managerd.replica import Replica, ReplicaEntry
@@ -58,6 +59,11 @@ async def open_service(settings: Settings, drain: Drain) -> AsyncIterator[Servic
             records=records,
             telemetry=wiring.sampler,
             digests=ModelDigests(settings.state_dir),
+            models=ModelResolver(
+                settings.config.policy.downloads,
+                settings.state_dir,
+                holders=[entry.replica_id for entry in _entries(settings.config)],
+            ),
             transport=transport,
             state_dir=settings.state_dir,
             stop_grace_ms=settings.config.timeouts.stop_grace_ms,
