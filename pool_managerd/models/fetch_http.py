@@ -73,6 +73,8 @@ class Downloader:
                         " and the next try goes on from there where the server allows it"
                     ) from error
                 await anyio.sleep(self._backoff_s * 2 ** (tries - 1))
+        if not part.size:
+            raise failed(f"{remote.name}: the server sends an empty file")
         await anyio.to_thread.run_sync(part.sync)
         report(part.size, part.size)
         await self._check(remote, part)

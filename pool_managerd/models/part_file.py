@@ -10,6 +10,7 @@ directory's descriptor and never through a link.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import stat
@@ -105,8 +106,12 @@ class PartFile:
         return name
 
     def close(self) -> None:
-        """Close the file; what it holds stays."""
+        """Close the file; what it holds stays, and one that holds nothing goes."""
         os.close(self._descriptor)
+        if not self.size:
+            for name in (f"{self.key}.part", f"{self.key}.json"):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(name, dir_fd=self._directory)
 
 
 def mismatch(directory: int, key: str) -> str | None:

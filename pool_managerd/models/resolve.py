@@ -255,7 +255,8 @@ class ModelResolver:
         try:
             return await self._downloader.fetch(remote, part, room, flight.progress.bytes)
         finally:
-            part.close()
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(part.close)
 
     async def _remotes(self, source: Ref) -> tuple[Remote, ...]:
         """What a ref stands for, as its protocol tells."""
