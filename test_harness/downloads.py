@@ -27,6 +27,11 @@ def content_of(size: int, seed: int = 0) -> bytes:
     return hashlib.shake_128(seed.to_bytes(4, "big")).digest(size)
 
 
+def under(root: Path, pattern: str = "*") -> list[Path]:
+    """Everything below `root` whose name fits."""
+    return sorted(root.rglob(pattern))
+
+
 @dataclass
 class Downloading:
     """A resolver, and what it told."""

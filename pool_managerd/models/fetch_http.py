@@ -152,13 +152,11 @@ class Downloader:
         held, unseen = bytearray(), 0
         most = self._max_bytes if total is None else total
         try:
-            while True:
-                block = await self._block(response.content)
-                held += block
+            more = True
+            while more:
+                more = await self._fill(held, response.content)
                 if part.size + len(held) > most:
                     await self._refuse_longer(remote, part, held, most)
-                if not block:
-                    return
                 report(part.size + len(held), total)
                 if len(held) >= WRITE_BYTES:
                     await anyio.to_thread.run_sync(part.append, bytes(held))
@@ -168,7 +166,7 @@ class Downloader:
                     unseen = 0
                     await room(0 if total is None else total - part.size)
         finally:
-            if held:
+            if held and part.size + len(held) <= most:
                 # What has come is kept, whatever ended it: one write of a megabyte at most.
                 with anyio.CancelScope(shield=True):
                     await anyio.to_thread.run_sync(part.append, bytes(held))
@@ -180,21 +178,21 @@ class Downloader:
         await anyio.to_thread.run_sync(part.restart)
         raise failed(f"{remote.name}: the server sends more than the {most} bytes it may have")
 
-    async def _block(self, content: aiohttp.StreamReader) -> bytes:
-        """The next 64 KiB or more, less at the end, nothing after it."""
-        block = bytearray()
+    async def _fill(self, held: bytearray, content: aiohttp.StreamReader) -> bool:
+        """Add the next 64 KiB or more, also what comes before a break; false at the end."""
+        before = len(held)
         try:
             with anyio.fail_after(self._client.stall_s):
-                while len(block) < BLOCK_BYTES:
+                while len(held) - before < BLOCK_BYTES:
                     chunk = await content.readany()
                     if not chunk:
-                        break
-                    block += chunk
+                        return False
+                    held += chunk
         except TimeoutError:
             raise Interrupted(
-                f"it stands still: {len(block)} bytes in {self._client.stall_s:g} s"
+                f"it stands still: {len(held) - before} bytes in {self._client.stall_s:g} s"
             ) from None
-        return bytes(block)
+        return True
 
     def _announced(self, remote: Remote, total: int) -> int:
         if remote.size is not None and total != remote.size:

@@ -14,7 +14,7 @@ import pytest
 
 from contracts.pools import FailureReason, Phase
 from pool_managerd.failure import LaunchRefused
-from test_harness.downloads import MIB, content_of, downloading, sha256
+from test_harness.downloads import MIB, content_of, downloading, sha256, under
 from test_harness.model_server import ModelServer
 
 pytestmark = pytest.mark.anyio
@@ -68,7 +68,7 @@ async def test_without_leave_nothing_is_asked_and_nothing_written(
     assert reason is R.DOWNLOAD_DENIED
     assert "policy.downloads.allow" in message
     assert server.seen == []
-    assert list(tmp_path.iterdir()) == []
+    assert under(tmp_path) == []
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,9 @@ async def test_a_file_that_changed_meanwhile_is_never_mixed(
 async def until_part(root: Path, size: int) -> None:
     """Return once a part on the disk has so many bytes."""
     with anyio.fail_after(10):
-        while not any(part.stat().st_size >= size for part in root.rglob("*.part")):
+        while not any(  # noqa: ASYNC110  (another process may write it)
+            part.stat().st_size >= size for part in under(root, "*.part")
+        ):
             await anyio.sleep(0.005)
 
 
