@@ -17,6 +17,7 @@ from pool_managerd.clock import SystemClock
 from pool_managerd.external_life import ExternalLife
 from pool_managerd.life import Life
 from pool_managerd.models.digest import ModelDigests
+from pool_managerd.models.resolve import ModelResolver
 from pool_managerd.process_life import LaunchTools, ProcessLife
 from pool_managerd.replica import Replica, ReplicaEntry
 from pool_managerd.run_records import RunRecords
@@ -92,7 +93,12 @@ class SupervisorHarness:
 
     @asynccontextmanager
     async def supervise(
-        self, pool: Pool, *, grace_ms: int = 2_000, start_timeout_s: float = 15.0
+        self,
+        pool: Pool,
+        *,
+        grace_ms: int = 2_000,
+        start_timeout_s: float = 15.0,
+        models: ModelResolver | None = None,
     ) -> AsyncIterator[Supervised]:
         """Run a supervisor for the pool's first replica, and stop it at the end."""
         clock = SystemClock()
@@ -106,6 +112,7 @@ class SupervisorHarness:
                 transport=transport,
                 state_dir=self.state_dir,
                 stop_grace_ms=grace_ms,
+                models=models or ModelResolver.files_only(),
                 start_timeout_s=start_timeout_s,
             )
             seen: list[Supervised] = []
