@@ -65,7 +65,7 @@ class Speeds:
             return None
         key = f"{replica.replica_id} {replica.preparation.what} {replica.preparation.since_ms}"
         seen = self._seen.get(key, deque())
-        if len(seen) < 2 or seen[-1][0] <= seen[0][0]:
+        if not seen or seen[-1][0] <= seen[0][0]:
             return None
         return (seen[-1][1] - seen[0][1]) / (seen[-1][0] - seen[0][0])
 

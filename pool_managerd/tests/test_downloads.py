@@ -12,8 +12,9 @@ from pathlib import Path
 import anyio
 import pytest
 
-from contracts.pools import FailureReason, Phase
+from contracts.pools import FailureReason, Phase, Preparation
 from pool_managerd.failure import LaunchRefused
+from pool_managerd.models.progress import Progress
 from test_harness.downloads import MIB, content_of, downloading, sha256, under
 from test_harness.model_server import ModelServer
 
@@ -56,7 +57,29 @@ async def test_how_far_it_has_come_is_told_a_few_times(server: ModelServer, tmp_
     assert {told.phase for told in it.told[1:]} == {Phase.DOWNLOADING}
     assert {told.what for told in it.told[1:]} == {"tiny.gguf"}
     assert (it.told[-1].done, it.told[-1].total) == (len(CONTENT), len(CONTENT))
-    assert len(it.told) < 12, "not once a block"
+
+
+async def test_a_fast_download_is_told_five_times_a_second_and_at_its_end() -> None:
+    """LO-POOL-121."""
+
+    class Clock:
+        now = 0
+
+        def now_ms(self) -> int:
+            return self.now
+
+        def unix_ms(self) -> int:
+            return 1_000 + self.now
+
+    clock, told = Clock(), list[Preparation]()
+    progress = Progress(clock, [told.append])
+    progress.begin(Phase.DOWNLOADING, "x" * 600)
+    for clock.now in range(1_000):
+        progress.bytes(clock.now, 5_000)
+    assert [preparation.done for preparation in told] == [None, 0, 200, 400, 600, 800]
+    progress.bytes(5_000, 5_000)
+    assert told[-1].done == 5_000
+    assert {(preparation.since_ms, len(preparation.what)) for preparation in told} == {(1_000, 512)}
 
 
 async def test_without_leave_nothing_is_asked_and_nothing_written(
