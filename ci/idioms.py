@@ -1,7 +1,8 @@
 """Words that have one place, or none: rules that `ci.floors` runs with its own.
 
 What is pure stays pure, the environment has one reader, a pattern matches whole
-strings, and a secret is compared by the type that knows how.
+strings, a secret is compared by the type that knows how, and a digest becomes a
+path in one function.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from ci.sources import Finding, Module, Sources
 
 ENVIRONMENT_READER = "contracts.service.settings"
 ENVIRONMENT = frozenset({"environ", "environb", "getenv", "getenvb"})
+
+DIGEST_PATHS = "pool_managerd.models.cache"
+CUTTING = frozenset({"removeprefix", "lstrip", "replace"})
 
 IMPURE = frozenset(
     {
@@ -103,11 +107,30 @@ def secret_comparisons(sources: Sources) -> Iterator[Finding]:
                     )
 
 
+def one_digest_path(sources: Sources) -> Iterator[Finding]:
+    """A digest becomes a path in one function, which checks it."""
+    for module in sources:
+        if not module.is_product or module.name == DIGEST_PATHS:
+            continue
+        for node in ast.walk(module.tree):
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+                continue
+            if node.func.attr in CUTTING and any(
+                _literal(argument) in ("sha256:", "sha256") for argument in node.args
+            ):
+                yield module.finding(
+                    node,
+                    "a digest is cut for a path here: use digest_directory of"
+                    " pool_managerd.models.cache, which checks it",
+                )
+
+
 RULES: tuple[Callable[[Sources], Iterator[Finding]], ...] = (
     pure_domain,
     one_environment_reader,
     whole_matches,
     secret_comparisons,
+    one_digest_path,
 )
 
 

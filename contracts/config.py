@@ -335,11 +335,87 @@ class HttpPolicy(Section):
     redact: tuple[str, ...] = Field(default=(), max_length=256, description="Fields to redact.")
 
 
+HOST_RULE_PATTERN = (
+    r"^(\*\.)?[A-Za-z0-9_]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?$|^[0-9a-fA-F:.]{2,45}$"
+)
+BASE_URL_PATTERN = r"^https?://[^\s/?#@]+/?$"
+HostRule = Annotated[str, Field(pattern=HOST_RULE_PATTERN, max_length=255)]
+
+
+class S3(Section):
+    """Where `s3:` models come from."""
+
+    endpoint: str | None = Field(
+        default=None,
+        pattern=BASE_URL_PATTERN,
+        max_length=512,
+        description="Base URL of another store than Amazon's; null: Amazon's in `region`.",
+    )
+    region: str = Field(
+        default="us-east-1", pattern=r"^[a-z0-9-]{1,64}$", description="The bucket's region."
+    )
+    access_key_file: PathText | None = Field(
+        default=None, description="File with ACCESS_KEY_ID:SECRET_KEY; null: asked without a name."
+    )
+
+
+class Oci(Section):
+    """The login of `oci:` models."""
+
+    registry: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9.:_-]{1,255}$",
+        description="The registry, as in the ref, that the login is for.",
+    )
+    login_file: PathText | None = Field(
+        default=None, description="File with USER:PASSWORD; null: asked without a name."
+    )
+
+    @model_validator(mode="after")
+    def _both_or_neither(self) -> Self:
+        if (self.registry is None) != (self.login_file is None):
+            raise ValueError("set both `registry` and `login_file`, or neither")
+        return self
+
+
 class Downloads(Section):
-    """Whether models may be fetched."""
+    """Whether models may be fetched, from where, and how much room they get."""
 
     allow: bool = Field(default=False, description="Off by default.")
-    hosts: tuple[str, ...] = Field(default=(), max_length=256, description="Hosts allowed.")
+    hosts: tuple[HostRule, ...] = Field(
+        default=(),
+        max_length=256,
+        description="Hosts allowed, redirects included: a name, *.suffix, or an address. One inside"
+        " this machine or its network must be listed by its address.",
+    )
+    cache_dir: PathText | None = Field(default=None, description="null: state_dir/models.")
+    max_bytes: int = Field(
+        default=549_755_813_888, ge=1, le=2**53, description="Largest file fetched, bytes."
+    )
+    max_cache_bytes: int | None = Field(
+        default=None,
+        ge=1,
+        le=2**53,
+        description="All models kept, bytes; those not in use go, longest unused first."
+        " null: no bound.",
+    )
+    disk_floor_bytes: ByteCount = Field(
+        default=2_147_483_648, description="Bytes of the disk that a download leaves free."
+    )
+    stall_timeout_ms: PositiveMilliseconds = Field(
+        default=60_000, description="A server must answer, and bring 64 KiB, in this time."
+    )
+    hf_endpoint: str = Field(
+        default="https://huggingface.co",
+        pattern=BASE_URL_PATTERN,
+        max_length=512,
+        description="Base URL that `hf:` refs are asked from.",
+    )
+    hf_token_file: PathText | None = Field(
+        default=None, description="File with the token for hf_endpoint; null: asked without one."
+    )
+    s3: S3 = Field(default=S3(), description="`s3:` refs.")
+    oci: Oci = Field(default=Oci(), description="`oci:` refs.")
 
 
 class Policy(Section):
@@ -393,11 +469,10 @@ class Config(Section):
 # Dotted keys that validate but that nothing obeys in this version.
 NOT_SERVED = (
     "artifacts",
-    "policy",
+    "policy.http",
     "observability.otlp_endpoint",
 )
 SERVED_ENGINES = frozenset({"llamacpp"})
-SERVED_REF_SCHEMES = frozenset({"file"})
 
 
 def unserved(config: Config) -> str | None:
@@ -412,12 +487,6 @@ def unserved(config: Config) -> str | None:
             return (
                 f"pools[{index}].engine: `{pool.engine}` is not served by this version;"
                 " use `llamacpp`"
-            )
-        scheme = pool.model.ref.partition(":")[0]
-        if scheme not in SERVED_REF_SCHEMES and not isinstance(pool.provisioning, External):
-            return (
-                f"pools[{index}].model.ref: `{scheme}:` is not served by this version;"
-                " download the file and use `file:/path`"
             )
     return None
 

@@ -18,20 +18,11 @@ from llama_orch.connection import Connection, discover
 from llama_orch.failures import Refused
 from llama_orch.options import ConfigFile, Json, TokenFile, Url, checked_task_id
 from llama_orch.output import Output, duration, gibibytes, printable
+from llama_orch.preparing import Speeds, bars, downloads, state_words
 from llama_orch.tables import headed, of_facts
 from llama_orch.waiting import about
 
-WORDS = {
-    ReplicaState.STOPPED: "not started",
-    ReplicaState.PROVISIONING: "checking the model file",
-    ReplicaState.STARTING: "loading the model",
-    ReplicaState.READY: "ready",
-    ReplicaState.DRAINING: "finishing its work",
-    ReplicaState.STOPPING: "stopping",
-    ReplicaState.BACKOFF: "stopped, will be started again",
-    ReplicaState.FAILED: "failed, not started again for now",
-    ReplicaState.UNHEALTHY: "not answering",
-}
+SPEED_SAMPLE_S = 0.5
 _STYLE = {ReplicaState.READY: "green", ReplicaState.FAILED: "red", ReplicaState.UNHEALTHY: "red"}
 
 
@@ -110,12 +101,22 @@ async def _task_status(connection: Connection, output: Output, task_id: str) -> 
 async def _ps(connection: Connection, output: Output) -> int:
     async with Api(connection) as api:
         page = await api.get("/v1/pools", PoolPage)
+        speeds = Speeds()
+        speeds.observe(page)
+        if downloads(page) and not output.json_mode:
+            # A speed takes two looks.
+            await anyio.sleep(SPEED_SAMPLE_S)
+            page = await api.get("/v1/pools", PoolPage)
+            speeds.observe(page)
     if output.json_mode:
         output.emit(page.model_dump(mode="json"))
         return 0
     if page.pool_manager == "away":
         output.note(f"pool_managerd is {_manager_words(page)}", style="yellow")
     output.show(Group(pool_table(page.items), Text(""), replica_table(page)))
+    on_the_way = bars(page, speeds)
+    if on_the_way is not None:
+        output.show(Group(Text(""), on_the_way))
     for line in error_lines(page.items):
         output.note(line, style="red")
     if page.devices:
@@ -152,7 +153,7 @@ def replica_table(page: PoolPage) -> Table:
         for replica in pool.replicas:
             table.add_row(
                 replica.replica_id,
-                Text(WORDS[replica.state], style=_STYLE.get(replica.state, "yellow")),
+                Text(state_words(replica), style=_STYLE.get(replica.state, "yellow")),
                 f"{replica.slots_used}/{replica.slots_total}",
                 ", ".join(names.get(uuid, printable(uuid)) for uuid in replica.devices) or "CPU",
                 "" if replica.pid is None else str(replica.pid),

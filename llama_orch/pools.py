@@ -34,8 +34,9 @@ from llama_orch.options import (
     time_span_ms,
 )
 from llama_orch.output import Output, printable
-from llama_orch.overview import WORDS, error_words, pool_table
+from llama_orch.overview import error_words, pool_table
 from llama_orch.pool_waits import Reloading, wait_drained
+from llama_orch.preparing import WORDS
 from llama_orch.tables import headed, of_facts
 
 Deadline = Annotated[

@@ -32,7 +32,8 @@ from llama_orch.daemons import Daemons
 from llama_orch.failures import ExitCode, Failed, Unreachable, UsageMistake
 from llama_orch.options import ConfigFile, Json
 from llama_orch.output import Output
-from llama_orch.overview import WORDS, error_lines, error_words, replica_table
+from llama_orch.overview import error_lines, error_words, replica_table
+from llama_orch.preparing import Speeds, bars, state_words
 from llama_orch.single_model import with_single_model
 from llama_orch.supervision import Supervision
 
@@ -165,8 +166,16 @@ def _live_table(output: Output) -> Generator[Callable[[PoolPage], None] | None, 
         yield None
         return
     spinner = Spinner("dots", "waiting for the model to serve")
+    speeds = Speeds()
     with Live(console=output.notes, transient=True, refresh_per_second=8) as live:
-        yield lambda page: live.update(Group(replica_table(page), spinner))
+
+        def draw(page: PoolPage) -> None:
+            speeds.observe(page)
+            on_the_way = bars(page, speeds)
+            shown = () if on_the_way is None else (on_the_way,)
+            live.update(Group(replica_table(page), *shown, spinner))
+
+        yield draw
 
 
 def _settled(pool: PoolStatus) -> bool:
@@ -202,7 +211,7 @@ def _state_lines(page: PoolPage) -> set[str]:
     """One line per replica: its state, and why where it does not serve."""
     errors = dict(line.split(": ", 1) for line in error_lines(page.items))
     return {
-        f"{replica.replica_id}: {WORDS[replica.state]}"
+        f"{replica.replica_id}: {state_words(replica)}"
         + (f": {errors[replica.replica_id]}" if replica.replica_id in errors else "")
         for pool in page.items
         for replica in pool.replicas

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import secrets
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import anyio.to_thread
 
-from contracts.pools import FailureReason
-from contracts.service.settings import model_file
+from contracts.pools import FailureReason, Preparation
 from pool_managerd.domain.devices import DevicesRefused, resolve
 from pool_managerd.failure import LaunchRefused
+from pool_managerd.models.resolve import ModelResolver
 from pool_managerd.provisioning.registry import PLANNERS
 from pool_managerd.replica import Endpoint, ReplicaEntry
 from pool_managerd.telemetry.sampler import Sampler, TelemetrySilent
@@ -35,15 +36,22 @@ class Launch:
         return Endpoint(f"http://{HOST}:{self.spec.port}", self.spec.api_key)
 
 
-async def prepare(entry: ReplicaEntry, telemetry: Sampler) -> Launch:
+async def prepare(
+    entry: ReplicaEntry,
+    telemetry: Sampler,
+    models: ModelResolver,
+    preparing: Callable[[Preparation | None], None],
+) -> Launch:
     """A launch on a port that is free now, with a fresh key.
+
+    `preparing` is told how far its model has come, and None once it is there.
 
     Raises:
         LaunchRefused: the model, the program or a card is missing, or the
             configuration asks for what cannot be.
     """
     pool = entry.pool
-    model = await anyio.to_thread.run_sync(_model, entry)
+    model = await _model(entry, models, preparing)
     spec = LaunchSpec(
         model_path=model,
         model_alias=pool.model.id,
@@ -62,16 +70,19 @@ async def prepare(entry: ReplicaEntry, telemetry: Sampler) -> Launch:
     return Launch(spec, plan, model)
 
 
-def _model(entry: ReplicaEntry) -> Path:
-    ref = entry.pool.model.ref
-    path = model_file(ref)
-    if path is None or not path.is_file():
-        raise LaunchRefused(
-            FailureReason.MODEL_MISSING,
-            f"pools[{entry.pool_index}].model.ref: no such file: {path or ref};"
-            " put the model there, then restart pool_managerd",
-        )
-    return path
+async def _model(
+    entry: ReplicaEntry, models: ModelResolver, preparing: Callable[[Preparation | None], None]
+) -> Path:
+    model = entry.pool.model
+    try:
+        return await models.resolve(model.ref, model.digest, preparing, holder=entry.replica_id)
+    except LaunchRefused as refused:
+        message = f"pools[{entry.pool_index}].{refused.failure.message}"
+        if not refused.failure.message.startswith("model.ref: "):
+            message = f"pools[{entry.pool_index}].model: {refused.failure.message}"
+        raise LaunchRefused(refused.failure.reason, message) from refused
+    finally:
+        preparing(None)
 
 
 async def _devices(entry: ReplicaEntry, telemetry: Sampler) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ from pool_managerd.launch import Launch, prepare
 from pool_managerd.leasing import Leasing
 from pool_managerd.life import Served, engine_failure
 from pool_managerd.models.digest import ModelDigests
+from pool_managerd.models.resolve import ModelResolver
 from pool_managerd.process import ReplicaProcess, start
 from pool_managerd.process_group import end_group
 from pool_managerd.readiness import NotOurs, until_adopted, until_ours, until_serving
@@ -62,6 +63,7 @@ class LaunchTools:
     leasing: Leasing
     patience: Patience
     start_timeout_s: float
+    models: ModelResolver = field(default_factory=ModelResolver.files_only)
     failpoints: Failpoints = field(default_factory=Failpoints.none)
 
 
@@ -122,7 +124,8 @@ class ProcessLife:
         survivor, self._survivor = self._survivor, None
         if survivor is not None:
             return self._take_back(survivor)
-        launch = await prepare(self._replica.entry, self._tools.telemetry)
+        tools, replica = self._tools, self._replica
+        launch = await prepare(replica.entry, tools.telemetry, tools.models, replica.preparing)
         running = await self._start(launch)
         await self._replica.advance(Move.SPAWNED)
         return running

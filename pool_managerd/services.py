@@ -30,6 +30,7 @@ from pool_managerd.leasing import Leasing
 from pool_managerd.managed_pool import PoolTools, entries_of
 from pool_managerd.metrics import PoolMetrics
 from pool_managerd.models.digest import ModelDigests
+from pool_managerd.models.resolve import ModelResolver
 from pool_managerd.pool_records import PoolRecords
 from pool_managerd.pools import Pools
 from pool_managerd.process_life import LaunchTools
@@ -75,10 +76,12 @@ async def _open(
             leasing.void(replica.entry.replica_id)
         board.changed()
 
+    wanted = await anyio.to_thread.run_sync(_wanted, config, pool_records)
     tools = LaunchTools(
         records=records,
         telemetry=sampler,
         digests=ModelDigests(settings.state_dir),
+        models=ModelResolver(config.policy.downloads, settings.state_dir, holders=list(wanted)),
         transport=transport,
         state_dir=settings.state_dir,
         stop_grace_ms=config.timeouts.stop_grace_ms,
@@ -88,7 +91,6 @@ async def _open(
         start_timeout_s=config.supervision.start_ms / 1000,
         failpoints=failpoints,
     )
-    wanted = await anyio.to_thread.run_sync(_wanted, config, pool_records)
     survivors = await take_stock(records, wanted, config.timeouts.stop_grace_ms)
     fleet = Fleet(replicas, tools, survivors, replica_changed, group)
     room = Room(sampler, config.gpus.reserve_bytes)

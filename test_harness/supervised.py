@@ -19,6 +19,7 @@ from pool_managerd.external_life import ExternalLife
 from pool_managerd.leasing import Leasing
 from pool_managerd.life import Life
 from pool_managerd.models.digest import ModelDigests
+from pool_managerd.models.resolve import ModelResolver
 from pool_managerd.process_life import LaunchTools, ProcessLife
 from pool_managerd.replica import Replica, ReplicaEntry
 from pool_managerd.run_records import RunRecords
@@ -102,6 +103,7 @@ class SupervisorHarness:
         grace_ms: int = 2_000,
         start_timeout_s: float = 15.0,
         patience: Patience = PATIENCE,
+        models: ModelResolver | None = None,
     ) -> AsyncIterator[Supervised]:
         """Run a supervisor for the pool's first replica, and stop it at the end."""
         clock = SystemClock()
@@ -119,6 +121,7 @@ class SupervisorHarness:
                 transport=transport,
                 state_dir=self.state_dir,
                 stop_grace_ms=grace_ms,
+                models=models or ModelResolver.files_only(),
                 start_timeout_s=start_timeout_s,
             )
             seen: list[Supervised] = []

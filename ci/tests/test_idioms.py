@@ -132,3 +132,11 @@ def test_names_of_secrets(name: str) -> None:
 )
 def test_names_of_text_tokens(name: str) -> None:
     assert not is_secret_name(name)
+
+
+def test_a_digest_becomes_a_path_in_one_place(plant: Plant) -> None:
+    line = 'x = digest.removeprefix("sha256:")\n'
+    assert found(plant, "pool_managerd/models/cache.py", line) == []
+    assert found(plant, "pool_managerd/models/second.py", 'x = name.removeprefix("a")\n') == []
+    (finding,) = found(plant, "pool_managerd/models/second.py", line)
+    assert "use digest_directory" in finding

@@ -94,7 +94,7 @@ def test_the_defaults_are_served_and_every_unserved_key_exists() -> None:
     [
         ({"artifacts": {"max_bytes": 9}}, "artifacts"),
         ({"observability": {"otlp_endpoint": "http://x"}}, "observability.otlp_endpoint"),
-        ({"policy": {"downloads": {"allow": True}}}, "policy"),
+        ({"policy": {"http": {"allow": ["x"]}}}, "policy.http"),
     ],
 )
 def test_a_setting_nothing_obeys_is_refused(tree: dict[str, object], key: str) -> None:

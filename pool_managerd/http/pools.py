@@ -8,7 +8,7 @@ from typing import Literal
 from starlette.requests import Request
 from starlette.responses import Response
 
-from contracts.config import SERVED_REF_SCHEMES, Limits
+from contracts.config import Limits
 from contracts.errors import ErrorCode, Refusal
 from contracts.ids import NAME_PATTERN
 from contracts.pools import DrainRequest, PoolChange, PoolHealth, ReloadRequest
@@ -16,6 +16,7 @@ from contracts.service.envelope import contract_response
 from contracts.service.json_body import read_contract
 from contracts.service.routes import ApiRoute, Operation, Parameter, Scope
 from pool_managerd.managed_pool import ManagedPool
+from pool_managerd.models.refs import RefInvalid, parse
 from pool_managerd.snapshots import SnapshotBoard
 
 
@@ -52,12 +53,10 @@ class PoolRoutes:
         """Another model, or the old one."""
         pool = self._pool(request)
         wanted = await read_contract(request, ReloadRequest, self._limits)
-        scheme = wanted.new_model_ref.partition(":")[0]
-        if scheme not in SERVED_REF_SCHEMES:
-            raise Refusal(
-                ErrorCode.INVALID_PARAMS,
-                f"new_model_ref: `{scheme}:` is not served by this version; use `file:/path`.",
-            )
+        try:
+            parse(wanted.new_model_ref)
+        except RefInvalid as error:
+            raise Refusal(ErrorCode.INVALID_PARAMS, f"new_model_ref: {error}") from error
         pool.reload(wanted)
         return self._begun(pool, "reload")
 

@@ -68,9 +68,7 @@ class Pools:
     def lease(self, replica_id: str) -> httpx2.Response:
         body = {"replica_id": replica_id, "task_id": new_uuid(), "epoch": 1}
         with self.stack.client("pool_managerd") as client:
-            return client.post(
-                "/v1/leases", json=body | {"ttl_ms": 60_000, "holder": HOLDER}
-            )
+            return client.post("/v1/leases", json=body | {"ttl_ms": 60_000, "holder": HOLDER})
 
     def release(self, lease: httpx2.Response) -> None:
         with self.stack.client("pool_managerd") as client:

@@ -19,6 +19,8 @@ from pool_managerd.replica import Replica, ReplicaEntry
 from pool_managerd.run_records import RunRecords
 from pool_managerd.telemetry.none import NoSource
 from pool_managerd.telemetry.sampler import Sampler
+from test_harness.downloads import MIB, content_of, downloading, sha256
+from test_harness.model_server import ModelServer
 from test_harness.supervised import PATIENCE, SupervisorHarness
 from worker_adapters.transport import EngineTransport
 
@@ -71,6 +73,41 @@ async def test_a_missing_model_is_given_up_at_once_by_its_path(harness: Supervis
     assert error.reason is FailureReason.MODEL_MISSING
     assert "/no/such.gguf" in error.message
     assert it.states[:2] == [S.PROVISIONING, S.FAILED]
+
+
+async def test_a_model_is_downloaded_under_way_to_serving(
+    harness: SupervisorHarness, tmp_path: Path
+) -> None:
+    """LO-POOL-121: how far it has come is in the view, until it is there."""
+    server = ModelServer(files={"/bucket/m.gguf": content_of(2 * MIB)})
+    server.faults["/bucket/m.gguf"] = ["stall", "ok"]
+    pool = harness.pool(model={"id": "m", "ref": "s3:bucket/m.gguf"})
+    async with server.serving():
+        changes = {"s3": {"endpoint": server.url}, "stall_timeout_ms": 300}
+        async with downloading(tmp_path / "d", changes) as models:
+            async with harness.supervise(pool, models=models.resolver) as it:
+                await it.until(lambda replica: replica.preparation is not None)
+                view = it.replica.view(0)
+                await it.until_state(S.READY)
+                ready = it.replica.view(0)
+    assert view.preparation is not None
+    assert view.state is S.PROVISIONING
+    assert ready.preparation is None
+    assert ready.model_digest in (None, sha256(content_of(2 * MIB)))
+
+
+async def test_a_model_that_may_not_be_downloaded_says_which_key_is_off(
+    harness: SupervisorHarness,
+) -> None:
+    """LO-POOL-111."""
+    pool = harness.pool(model={"id": "m", "ref": "hf:o/r/m.gguf"}, restart=SLOW)
+    async with harness.supervise(pool) as it:
+        await it.until(lambda replica: replica.last_error is not None)
+        error = it.replica.last_error
+    assert error is not None
+    assert error.reason is FailureReason.DOWNLOAD_DENIED
+    assert error.message.startswith("pools[0].model: hf:o/r/m.gguf: downloads are off")
+    assert "policy.downloads.allow" in error.message
 
 
 async def test_a_start_can_be_made_to_fail_before_there_is_a_process(
