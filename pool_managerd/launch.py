@@ -11,7 +11,7 @@ import anyio.to_thread
 
 from contracts.pools import FailureReason
 from contracts.service.settings import model_file
-from pool_managerd.domain.devices import DevicesRefused, resolve
+from pool_managerd.domain.devices import DevicesRefused, resolve, split_by_memory
 from pool_managerd.failure import LaunchRefused
 from pool_managerd.provisioning.registry import PLANNERS
 from pool_managerd.replica import Endpoint, ReplicaEntry
@@ -44,6 +44,7 @@ async def prepare(entry: ReplicaEntry, telemetry: Sampler) -> Launch:
     """
     pool = entry.pool
     model = await anyio.to_thread.run_sync(_model, entry)
+    device_uuids = await _devices(entry, telemetry)
     spec = LaunchSpec(
         model_path=model,
         model_alias=pool.model.id,
@@ -51,7 +52,8 @@ async def prepare(entry: ReplicaEntry, telemetry: Sampler) -> Launch:
         port=_free_port(),
         ctx=pool.ctx,
         slots=pool.slots,
-        device_uuids=await _devices(entry, telemetry),
+        device_uuids=device_uuids,
+        tensor_split=split_by_memory(device_uuids, telemetry.devices),
         engine_args=pool.engine_args,
         api_key=secrets.token_urlsafe(32),
     )

@@ -111,7 +111,8 @@ class _Wiring:
 
     def routes(self, config: Config, registry: MetricsRegistry, drain: Drain) -> RouteGroups:
         """What is answered about all this."""
-        metrics = PoolMetrics(registry, self._board, list(self._replicas.values()))
+        replicas = list(self._replicas.values())
+        metrics = PoolMetrics(registry, self._board, replicas, self.sampler.xid_errors)
         return RouteGroups(
             snapshot=SnapshotRoutes(self._board, drain, config.limits, config.streams),
             leases=LeaseRoutes(self.leasing, config.limits),

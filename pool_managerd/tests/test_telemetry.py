@@ -102,7 +102,8 @@ def child(code: str) -> NvmlSource:
     return NvmlSource(50, [sys.executable, "-c", code], deadline_s=0.5)
 
 
-SAY = f"import json; print(json.dumps({{'devices': [{CARD!r}]}}), flush=True)"
+LINE = f"{{'devices': [{CARD!r}], 'began_ms': time.monotonic_ns() // 1_000_000}}"
+SAY = f"import json, time; print(json.dumps({LINE}), flush=True)"
 
 
 @pytest.mark.parametrize(
