@@ -93,8 +93,10 @@ class Sampler:
         """
         asked_ms = self._clock.now_ms()
         with anyio.move_on_after(deadline_s):
-            while not self._knows_since(asked_ms):
+            while not self._is_absent():
                 await self._taken.wait()
+                if self._sampled_at is not None and self._sampled_at > asked_ms:
+                    break
             return self.devices
         raise TelemetrySilent(
             f"the GPU telemetry gave no sample for {deadline_s:g} s; see `gpus.source` and the"
@@ -105,10 +107,9 @@ class Sampler:
         """Age of the figures, ms; None where there is nothing to be sampled."""
         return None if self._sampled_at is None else self._clock.now_ms() - self._sampled_at
 
-    def _knows_since(self, asked_ms: int) -> bool:
-        if self._sampled_at is None:
-            return self._first.is_set()
-        return self._sampled_at > asked_ms
+    def _is_absent(self) -> bool:
+        """Whether the source said that there are no cards to tell of."""
+        return self._first.is_set() and self._sampled_at is None
 
     def _take(self, sample: DeviceSample | None, began_ms: int) -> None:
         told = () if sample is None else sample.devices
