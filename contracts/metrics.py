@@ -131,6 +131,20 @@ METRICS: tuple[Metric, ...] = (
     Metric("gpu_utilization", "gauge", "Busy share, 0 to 1.", ("device",), daemon="pool_managerd"),
     Metric("vram_used_bytes", "gauge", "Memory in use.", ("device",), daemon="pool_managerd"),
     Metric("vram_total_bytes", "gauge", "Memory in all.", ("device",), daemon="pool_managerd"),
+    Metric(
+        "gpu_sample_age_seconds",
+        "gauge",
+        "Age of the figures of the cards, s; absent where there is no source.",
+        ("device",),
+        daemon="pool_managerd",
+    ),
+    Metric(
+        "gpu_xid_errors_total",
+        "counter",
+        "Xid errors of the driver.",
+        ("device", "xid"),
+        daemon="pool_managerd",
+    ),
 )
 
 LABEL_VALUES: dict[str, tuple[str, ...]] = {
@@ -138,6 +152,10 @@ LABEL_VALUES: dict[str, tuple[str, ...]] = {
     "state": tuple(ReplicaState),
     "outcome": ("succeeded", "failed", "canceled"),
     "policy": ("reject", "drop-lru"),
+    "xid": (
+        *("13", "31", "43", "45", "48", "63", "64", "74", "79", "94", "95", "119", "120"),
+        "other",
+    ),
 }
 """Labels whose values are closed in every family."""
 

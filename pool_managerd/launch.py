@@ -11,7 +11,7 @@ from pathlib import Path
 import anyio.to_thread
 
 from contracts.pools import FailureReason, Preparation
-from pool_managerd.domain.devices import DevicesRefused, resolve
+from pool_managerd.domain.devices import DevicesRefused, resolve, split_by_memory
 from pool_managerd.failure import LaunchRefused
 from pool_managerd.models.resolve import ModelResolver
 from pool_managerd.provisioning.registry import PLANNERS
@@ -52,6 +52,7 @@ async def prepare(
     """
     pool = entry.pool
     model = await _model(entry, models, preparing)
+    device_uuids = await _devices(entry, telemetry)
     spec = LaunchSpec(
         model_path=model,
         model_alias=pool.model.id,
@@ -59,7 +60,8 @@ async def prepare(
         port=_free_port(),
         ctx=pool.ctx,
         slots=pool.slots,
-        device_uuids=await _devices(entry, telemetry),
+        device_uuids=device_uuids,
+        tensor_split=split_by_memory(device_uuids, telemetry.devices),
         engine_args=pool.engine_args,
         api_key=secrets.token_urlsafe(32),
     )

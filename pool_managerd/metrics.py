@@ -8,6 +8,7 @@ stopped telling loses it: a zero would be a lie.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from contracts.metrics import RESTART_REASONS
 from contracts.pools import DeviceView, PoolView, ReplicaState, ReplicaView
@@ -15,18 +16,35 @@ from contracts.service.prometheus import MetricsRegistry
 from pool_managerd.replica import Replica
 from pool_managerd.snapshots import SnapshotBoard
 
+DEVICE_GAUGES = (
+    *("gpu_utilization", "vram_used_bytes", "vram_total_bytes"),
+    "gpu_sample_age_seconds",
+)
+NO_XIDS: Mapping[tuple[str, str], int] = MappingProxyType({})
+
 
 class PoolMetrics:
-    """What `/metrics` of pool_managerd shows."""
+    """What `/metrics` of pool_managerd shows.
+
+    Args:
+        xid_errors: Xid errors so far by UUID and label, as the sampler counts them.
+    """
 
     def __init__(
-        self, registry: MetricsRegistry, board: SnapshotBoard, replicas: Mapping[str, Replica]
+        self,
+        registry: MetricsRegistry,
+        board: SnapshotBoard,
+        replicas: Mapping[str, Replica],
+        xid_errors: Mapping[tuple[str, str], int] = NO_XIDS,
     ) -> None:
         self._registry = registry
         self._board = board
         self._replicas = replicas
         self._restarts = registry.counter("replica_restarts_total")
         self._counted: dict[tuple[str, str], int] = {}
+        self._xids = registry.counter("gpu_xid_errors_total")
+        self._xid_errors = xid_errors
+        self._xids_counted: dict[tuple[str, str], int] = {}
 
     def render(self) -> bytes:
         """Prometheus text, as of now."""
@@ -36,10 +54,11 @@ class PoolMetrics:
         for pool in snapshot.pools:
             for replica in pool.replicas:
                 self._show_replica(pool, replica)
-        for name in ("gpu_utilization", "vram_used_bytes", "vram_total_bytes"):
+        for name in DEVICE_GAUGES:
             self._registry.gauge(name).clear()
         for device in snapshot.devices:
-            self._show_device(device)
+            self._show_device(device, snapshot.devices_age_ms)
+        self._count_xids()
         self._count_restarts()
         return self._registry.render()
 
@@ -52,15 +71,21 @@ class PoolMetrics:
         if replica.kv_cache_usage is not None:
             self._registry.gauge("kv_cache_usage_ratio").labels(*labels).set(replica.kv_cache_usage)
 
-    def _show_device(self, device: DeviceView) -> None:
+    def _show_device(self, device: DeviceView, age_ms: int | None) -> None:
         figures = {
             "gpu_utilization": device.utilization,
             "vram_used_bytes": device.used_bytes,
             "vram_total_bytes": device.total_bytes,
+            "gpu_sample_age_seconds": None if age_ms is None else age_ms / 1000,
         }
         for name, value in figures.items():
             if value is not None:
                 self._registry.gauge(name).labels(device.uuid).set(value)
+
+    def _count_xids(self) -> None:
+        for key, count in self._xid_errors.items():
+            self._xids.labels(*key).inc(count - self._xids_counted.get(key, 0))
+            self._xids_counted[key] = count
 
     def _count_restarts(self) -> None:
         for replica in self._replicas.values():

@@ -100,7 +100,7 @@ async def _open(
     )
     for work in (sampler.run, leasing.expire, registry.watch_loop_lag):
         group.start_soon(work)
-    metrics = PoolMetrics(registry, board, replicas)
+    metrics = PoolMetrics(registry, board, replicas, sampler.xid_errors)
     routes = RouteGroups(
         snapshot=SnapshotRoutes(board, drain, config.limits, config.streams),
         leases=LeaseRoutes(leasing, config.limits),

@@ -44,6 +44,8 @@ class LaunchSpec:
     """Path of the engine's executable, where it is one."""
     slot_dir: Path | None = None
     """Where the engine may save slot state; None = not at all."""
+    tensor_split: tuple[float, ...] = ()
+    """Share of the model for each card of `device_uuids`; () = nothing to share."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from worker_adapters.base import EngineLauncher, LaunchPlan, LaunchSpec
 from worker_adapters.embedded import EmbeddedExit
 
 API_KEY_VARIABLE = "LLAMA_API_KEY"
+SPLIT_ARGUMENTS = frozenset({"--tensor-split", "-ts"})
 
 
 class LlamaServerLauncher(EngineLauncher):
@@ -23,6 +24,9 @@ class LlamaServerLauncher(EngineLauncher):
         # llama-server divides its context among the slots.
         argv += ("--ctx-size", str(spec.ctx * spec.slots))
         argv += ("-ngl", "999" if spec.device_uuids else "0")
+        if spec.tensor_split and not SPLIT_ARGUMENTS & _names(spec.engine_args):
+            shares = ",".join(f"{share:g}" for share in spec.tensor_split)
+            argv += ("--tensor-split", shares)
         argv += ("--metrics", "--slots", "--no-webui")
         if spec.slot_dir is not None:
             argv += ("--slot-save-path", str(spec.slot_dir))
@@ -86,6 +90,11 @@ _EMBEDDED_EXITS: dict[int, FailureReason] = {
     EmbeddedExit.WHEEL_MISSING: FailureReason.TOOL_MISSING,
     EmbeddedExit.PORT_TAKEN: FailureReason.PORT_TAKEN,
 }
+
+
+def _names(arguments: Sequence[str]) -> set[str]:
+    """The names among arguments; llama.cpp takes `--name value` alone, others `--name=value`."""
+    return {argument.partition("=")[0] for argument in arguments}
 
 
 def _address(spec: LaunchSpec) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from ci.sources import ROOT
 from contracts.metrics import LABEL_VALUES, METRICS
 
 _ROW = re.compile(r"\| `([a-z_-]+)` \| (\w+) \| ([^|]*) \| (\w+) \| (.+) \|")
-_VALUES = re.compile(r"\| `([a-z_-]+)` \| ((?:`[a-z_-]+`(?:, )?)+) \|")
+_VALUES = re.compile(r"\| `([a-z_-]+)` \| ((?:`[a-z0-9_-]+`(?:, )?)+) \|")
 TEXT = (ROOT / ".specs" / "metrics.md").read_text("utf-8")
 
 
@@ -27,7 +27,7 @@ def test_the_spec_lists_the_metrics_that_are_served() -> None:
 def test_the_spec_lists_the_closed_label_values() -> None:
     """LO-MET-004"""
     written = {
-        row[1]: tuple(re.findall(r"`([a-z_-]+)`", row[2]))
+        row[1]: tuple(re.findall(r"`([a-z0-9_-]+)`", row[2]))
         for row in map(_VALUES.fullmatch, TEXT.split("\n"))
         if row
     }

@@ -167,9 +167,9 @@ def test_schema_is_the_schema_of_the_contract(run: Run) -> None:
 
 
 def test_show_merges_the_environment_and_holds_no_secret(run: Run) -> None:
-    done = run("config", "show", "--json", LLORCH_QUEUE__CAPACITY="7", LLORCH_API_TOKEN="canary")
+    done = run("config", "show", "--json", LLORCH_QUEUE__CAPACITY="7", LLORCH_API_TOKEN="hush-hush")
     assert json.loads(done.stdout)["queue"]["capacity"] == 7
-    assert "canary" not in done.stdout + done.stderr
+    assert "hush-hush" not in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("defaults", [True, False])

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 
 from contracts.pools import DeviceView
 
+LOST = "lost"
+"""The health of a card that the driver cannot reach any more, or does not count."""
+
 
 class DevicesRefused(Exception):
     """The entry names no card that is there, or does not say whether to use one."""
@@ -34,6 +37,29 @@ def resolve(
     if len(set(uuids)) < len(uuids):
         raise DevicesRefused(f"{key}: names one card twice")
     return uuids
+
+
+def is_lost(device: DeviceView) -> bool:
+    """Whether nothing runs on the card until it is reset."""
+    return device.health == LOST
+
+
+def without_figures(device: DeviceView) -> DeviceView:
+    """The card as it is shown once it is lost: who it was, and nothing that it does."""
+    unknown = dict.fromkeys(("used_bytes", "utilization", "temperature_c", "power_w"))
+    return device.model_copy(update={**unknown, "health": LOST, "processes": ()})
+
+
+def split_by_memory(uuids: Sequence[str], seen: Sequence[DeviceView]) -> tuple[float, ...]:
+    """How a model is shared among cards: by total memory, the smallest taking 1.
+
+    () for one card or none, where nothing is shared.
+    """
+    totals = {card.uuid: card.total_bytes for card in seen}
+    shares = [totals[uuid] for uuid in uuids]
+    if len(shares) < 2 or min(shares) <= 0:
+        return ()
+    return tuple(round(share / min(shares), 3) for share in shares)
 
 
 def _uuid(device: int | str, seen: Sequence[DeviceView], key: str) -> str:

@@ -9,7 +9,8 @@ import anyio.to_thread
 import structlog
 from pydantic import ValidationError
 
-from contracts.pools import DeviceSample
+from contracts.pools import DeviceSample, DeviceView
+from pool_managerd.clock import SystemClock
 from pool_managerd.telemetry.sampler import Take
 
 FILE_BYTES_MAX = 1024 * 1024
@@ -24,6 +25,8 @@ class FileSource:
         self._path = path
         self._sample_ms = sample_ms
         self._complained = False
+        self._clock = SystemClock()
+        self._xids: dict[str, tuple[int | None, int]] = {}
 
     async def run(self, take: Take) -> None:
         """See `DeviceSource`."""
@@ -33,6 +36,7 @@ class FileSource:
 
     async def _sample(self, take: Take) -> None:
         """Take what the file says; of a file that stays bad the log hears once."""
+        began_ms = self._clock.now_ms()
         try:
             # A dead file server must hold up neither the daemon nor its stop.
             sample = await anyio.to_thread.run_sync(self._read, abandon_on_cancel=True)
@@ -42,7 +46,17 @@ class FileSource:
             self._complained = True
             return
         self._complained = False
-        take(sample)
+        take(DeviceSample(devices=tuple(map(self._counted, sample.devices))), began_ms)
+
+    def _counted(self, card: DeviceView) -> DeviceView:
+        """The card with its Xid errors counted, where the file only names the newest."""
+        if "xid_count" in card.model_fields_set:
+            return card
+        last, count = self._xids.get(card.uuid, (None, 0))
+        if card.xid is not None and card.xid != last:
+            count += 1
+        self._xids[card.uuid] = (card.xid, count)
+        return card.model_copy(update={"xid_count": count})
 
     def _read(self) -> DeviceSample:
         if not self._path.is_file():

@@ -12,5 +12,5 @@ class NoSource:
 
     async def run(self, take: Take) -> None:
         """See `DeviceSource`."""
-        take(None)
+        take(None, 0)
         await anyio.sleep_forever()

@@ -1,7 +1,8 @@
 """`gpus.source: nvml`: the driver's own figures, read by a child process.
 
 The child has a deadline for every line.  One that hangs or dies is replaced,
-later and later; until it speaks again the last figures stand and grow old.
+later and later; until it speaks again the last figures stand and grow old.  Xid
+errors are counted on over the children: each child counts from zero.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 from pydantic import Field, ValidationError
 
 from contracts.model import Contract
-from contracts.pools import DeviceSample
+from contracts.pools import DeviceSample, DeviceView
 from contracts.service.settings import child_environment
+from pool_managerd.clock import SystemClock
 from pool_managerd.telemetry.sampler import Take
 
 LINE_BYTES_MAX = 1024 * 1024
@@ -32,6 +34,10 @@ _log = structlog.get_logger(__name__)
 
 class _Absent(Contract):
     absent: str = Field(description="Why there is no driver.")
+
+
+class _Line(DeviceSample):
+    began_ms: int = Field(ge=0, description="When its reading began, monotonic ms.")
 
 
 class _ChildFailed(Exception):
@@ -50,6 +56,8 @@ class NvmlSource:
         )
         self._deadline_s = deadline_s + sample_ms / 1000
         self._absence: str | None = None
+        self._clock = SystemClock()
+        self._xids: dict[str, tuple[int | None, int]] = {}
 
     async def run(self, take: Take) -> None:
         """See `DeviceSource`."""
@@ -57,10 +65,10 @@ class NvmlSource:
         while True:
             samples = 0
 
-            def count(sample: DeviceSample | None) -> None:
+            def count(sample: DeviceSample | None, began_ms: int) -> None:
                 nonlocal samples
                 samples += 1
-                take(sample)
+                take(sample, began_ms)
 
             try:
                 absence = await self._sample(count)
@@ -70,7 +78,7 @@ class NvmlSource:
                 await anyio.sleep(min(RESTART_CAP_S, RESTART_BASE_S * 2 ** min(failures - 1, 10)))
             else:
                 self._note_absence(absence)
-                take(None)
+                take(None, self._clock.now_ms())
                 await anyio.sleep(ABSENT_RETRY_S)
 
     def _note_absence(self, absence: str) -> None:
@@ -93,16 +101,28 @@ class NvmlSource:
         )
         assert process.stdout is not None
         lines = BufferedByteReceiveStream(process.stdout)
+        earlier = dict(self._xids)
         try:
             while True:
                 line = await self._line(lines)
                 if line.startswith(b'{"absent"'):
                     return _Absent.model_validate_json(line).absent
-                take(DeviceSample.model_validate_json(line))
+                said = _Line.model_validate_json(line)
+                cards = tuple(self._counted_on(card, earlier) for card in said.devices)
+                take(DeviceSample(devices=cards), said.began_ms)
         except ValidationError as error:
             raise _ChildFailed(f"it said nonsense: {error.errors()[0]['msg']}") from error
         finally:
             await _ended(process)
+
+    def _counted_on(
+        self, card: DeviceView, earlier: dict[str, tuple[int | None, int]]
+    ) -> DeviceView:
+        """The card with the Xid errors that earlier children counted."""
+        xid, count = earlier.get(card.uuid, (None, 0))
+        total = (xid if card.xid is None else card.xid, count + card.xid_count)
+        self._xids[card.uuid] = total
+        return card.model_copy(update={"xid": total[0], "xid_count": total[1]})
 
     async def _line(self, lines: BufferedByteReceiveStream) -> bytes:
         try:

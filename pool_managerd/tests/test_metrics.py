@@ -84,3 +84,16 @@ def test_a_card_that_is_gone_takes_its_figures_with_it() -> None:
     scraped = Scraped(Parts((), (CARD,), 0))
     assert "vram_total_bytes{" in scraped.text(Parts((), (CARD,), 0))
     assert "vram_total_bytes{" not in scraped.text(Parts((), (), 0))
+
+
+def test_cards_have_an_age_where_there_is_a_source_and_xids_are_counted_on() -> None:
+    """LO-MET-006, LO-MET-004."""
+    errors = {("GPU-a", "79"): 2}
+    scraped = Scraped(Parts((), (), None))
+    scraped.metrics = PoolMetrics(MetricsRegistry("pool_managerd"), scraped.board, {}, errors)
+    assert "gpu_sample_age_seconds{" not in scraped.text(Parts((), (), None))
+    text = scraped.text(Parts((), (CARD,), 1500))
+    assert 'gpu_sample_age_seconds{device="GPU-a"} 1.5' in text
+    assert 'gpu_xid_errors_total{device="GPU-a",xid="79"} 2.0' in text
+    errors["GPU-a", "79"] = 3
+    assert 'xid="79"} 3.0' in scraped.text(Parts((), (CARD,), 1500))

@@ -102,7 +102,8 @@ def child(code: str) -> NvmlSource:
     return NvmlSource(50, [sys.executable, "-c", code], deadline_s=0.5)
 
 
-SAY = f"import json; print(json.dumps({{'devices': [{CARD!r}]}}), flush=True)"
+LINE = f"{{'devices': [{CARD!r}], 'began_ms': time.monotonic_ns() // 1_000_000}}"
+SAY = f"import json, time; print(json.dumps({LINE}), flush=True)"
 
 
 @pytest.mark.parametrize(
@@ -178,3 +179,56 @@ async def test_a_driver_that_is_not_loaded_reads_as_no_card(driver: SimulatedDri
     driver.show(init=9)
     async with sampling(NvmlSource(50)) as it:
         assert await it.sampler.known() == ()
+
+
+@needs_compiler
+@pytest.mark.slow
+async def test_the_real_binding_tells_of_xids_over_children_and_of_a_card_gone(
+    driver: SimulatedDriver,
+) -> None:
+    """LO-POOL-080, LO-POOL-081, LO-POOL-082."""
+    driver.show(c0_used_mib=1000, c0_reserved_mib=400, c0_ecc=2, c1_pid=4242, c1_pid2=4243)
+    async with sampling(NvmlSource(50, deadline_s=1.0)) as it:
+        big, small = await it.sampler.known()
+        assert (big.used_bytes, big.health) == (1000 << 20, "2 memory errors not corrected")
+        assert [process.pid for process in small.processes] == [4242, 4243]
+        assert (small.xid, small.xid_count) == (None, 0)
+        driver.show(c1_xid=31, c1_xid_events=2)
+        await it.until(lambda sampler: sampler.devices[1].xid_count == 2)
+        driver.show(crash=1)
+        await it.until(lambda sampler: (sampler.age_ms() or 0) > 1_000)
+        driver.show(c1_xid=79, c1_lost=0)
+        await it.until(lambda sampler: sampler.devices[1].xid_count == 3)
+        driver.show(c1_lost=1)
+        await it.until(lambda sampler: sampler.devices[1].health == "lost")
+        driver.show(count=1)
+        await it.until(lambda sampler: sampler.devices[0].used_bytes == 300 << 20)
+        gone = it.sampler.devices[1]
+        assert (gone.name, gone.health, gone.used_bytes) == ("Simulated 12 GiB", "lost", None)
+        assert (gone.xid, gone.xid_count) == (79, 3)
+        assert sum(it.sampler.xid_errors.values()) == 3
+
+
+@needs_compiler
+@pytest.mark.slow
+async def test_a_driver_without_events_is_sampled_all_the_same(driver: SimulatedDriver) -> None:
+    driver.show(events=0, c0_xid=79)
+    async with sampling(NvmlSource(50)) as it:
+        assert [card.xid for card in await it.sampler.known()] == [None, None]
+
+
+async def test_a_changed_xid_in_a_file_is_a_new_event(tmp_path: Path) -> None:
+    """LO-POOL-080."""
+    path = tmp_path / "gpus.json"
+    write(path, CARD)
+    async with sampling(FileSource(path, sample_ms=20)) as it:
+        await it.sampler.known()
+        for xid, count in ((31, 1), (None, 1), (31, 2), (79, 3)):
+            write(path, CARD | {"xid": xid})
+            await it.until(
+                lambda sampler, wanted=(xid, count): (  # type: ignore[misc]
+                    (sampler.devices[0].xid, sampler.devices[0].xid_count) == wanted
+                )
+            )
+        write(path, CARD | {"xid": 79, "xid_count": 9})
+        await it.until(lambda sampler: sampler.devices[0].xid_count == 9)

@@ -8,18 +8,23 @@
  *   hang [0]         1: the next call for memory never returns
  *   crash [0]        1: the next call for memory ends the process with SIGSEGV
  *   N.lost [0]       1: every call on card N answers 15 (GPU is lost)
- *   N.used_mib [300]   N.util [0]   N.pid [0 = no process]
+ *   events [1]       0: the driver has no events (3, not supported)
+ *   N.used_mib [300]   N.reserved_mib [0, part of used]   N.util [0]   N.ecc [0]
+ *   N.pid [0 = no process]   N.pid2 [0 = no second one]
+ *   N.xid [0]   N.xid_events [1 if xid is set]: an event comes whenever this number rises
  */
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
-enum { SUCCESS = 0, INVALID_ARGUMENT = 2, INSUFFICIENT_SIZE = 7, LOST = 15, CARDS_MAX = 8 };
+enum { SUCCESS = 0, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, TIMEOUT = 10, INSUFFICIENT_SIZE = 7, LOST = 15, CARDS_MAX = 8 };
 #define MIB(n) ((unsigned long long) (n) << 20)
 
 typedef struct { unsigned index; } card;
 typedef struct { unsigned long long total, free, used; } memory;
+typedef struct { unsigned version; unsigned long long total, reserved, free, used; } memory_v2;
+typedef struct { card *device; unsigned long long type, data; unsigned gpu, compute; } event;
 typedef struct { unsigned gpu, memory; } utilization;
 typedef struct { unsigned version, sensor; int celsius; } temperature;
 typedef struct { unsigned pid; unsigned long long used; unsigned gpu_instance, compute_instance; } process;
@@ -79,6 +84,47 @@ int nvmlDeviceGetMemoryInfo(card *c, memory *m) {
     return lost(c);
 }
 
+int nvmlDeviceGetMemoryInfo_v2(card *c, memory_v2 *m) {
+    memory all;
+    int result = nvmlDeviceGetMemoryInfo(c, &all);
+    m->total = all.total;
+    m->reserved = MIB(of(c, "reserved_mib", 0));
+    m->used = all.used - m->reserved;
+    m->free = all.free;
+    return result;
+}
+
+int nvmlDeviceGetTotalEccErrors(card *c, int type, int counter, unsigned long long *count) {
+    (void) type; (void) counter;
+    *count = (unsigned long long) of(c, "ecc", 0);
+    return lost(c);
+}
+
+int nvmlEventSetCreate(long **set) {
+    static long told[CARDS_MAX];
+    *set = told;
+    return state("events", 1) ? SUCCESS : NOT_SUPPORTED;
+}
+
+int nvmlDeviceRegisterEvents(card *c, unsigned long long types, long *told) {
+    (void) types; (void) told;
+    return lost(c);
+}
+
+int nvmlEventSetWait_v2(long *told, event *e, unsigned timeout_ms) {
+    for (unsigned waited_ms = 0; waited_ms < timeout_ms; waited_ms += 20) {
+        for (card *c = cards; c < cards + CARDS_MAX; c++) {
+            long xid = of(c, "xid", 0);
+            if (!xid || of(c, "xid_events", 1) <= told[c->index]) continue;
+            told[c->index]++;
+            *e = (event) {c, 8, (unsigned long long) xid, ~0u, ~0u};
+            return SUCCESS;
+        }
+        usleep(20000);
+    }
+    return TIMEOUT;
+}
+
 int nvmlDeviceGetUtilizationRates(card *c, utilization *u) {
     u->gpu = (unsigned) of(c, "util", 0);
     u->memory = 0;
@@ -91,10 +137,11 @@ int nvmlDeviceGetPowerUsage(card *c, unsigned *milliwatts) { *milliwatts = 30000
 
 int nvmlDeviceGetComputeRunningProcesses_v3(card *c, unsigned *count, process *p) {
     unsigned room = *count;
-    long pid = of(c, "pid", 0);
-    *count = pid ? 1 : 0;
-    if (!pid) return lost(c);
-    if (!p || room < 1) return INSUFFICIENT_SIZE;
-    *p = (process) {(unsigned) pid, MIB(200), ~0u, ~0u};
+    long pids[2] = {of(c, "pid", 0), of(c, "pid2", 0)};
+    *count = (unsigned) (!!pids[0] + !!pids[1]);
+    if (!*count) return lost(c);
+    if (!p || room < *count) return INSUFFICIENT_SIZE;
+    for (int i = 0; i < 2; i++)
+        if (pids[i]) *p++ = (process) {(unsigned) pids[i], MIB(200), ~0u, ~0u};
     return lost(c);
 }

@@ -43,6 +43,20 @@ def test_llama_server_gets_the_whole_context_and_its_cards_by_uuid() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("engine_args", "split"),
+    [((), ["2,1"]), (("--tensor-split", "1,1"), ["1,1"]), (("-ts", "1,1"), [])],
+)
+def test_cards_of_unequal_size_share_the_model_by_it_unless_told_otherwise(
+    engine_args: tuple[str, ...], split: list[str]
+) -> None:
+    """LO-POOL-087."""
+    spec = replace(SPEC, tensor_split=(2.0, 1.0), engine_args=engine_args)
+    argv = LlamaServerLauncher().plan(spec).argv
+    after = [argv[i + 1] for i, argument in enumerate(argv) if argument == "--tensor-split"]
+    assert after == split
+
+
 def test_on_no_card_llama_server_sees_none_and_offloads_nothing() -> None:
     plan = LlamaServerLauncher().plan(replace(SPEC, device_uuids=()))
     assert plan.env["CUDA_VISIBLE_DEVICES"] == ""
