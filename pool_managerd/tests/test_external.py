@@ -40,7 +40,8 @@ async def test_a_server_is_found_when_it_comes_and_missed_when_it_goes(
     harness: SupervisorHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """LO-POOL-033."""
-    monkeypatch.setattr("pool_managerd.readiness.OBSERVE_S", 0.1)
+    monkeypatch.setattr("pool_managerd.watching.OBSERVE_S", 0.1)
+    monkeypatch.setattr("pool_managerd.watching.OBSERVE_MIN_S", 0.1)
     port = free_port()
     pool = harness.pool(provisioning={"mode": "external", "url": f"http://127.0.0.1:{port}"})
     async with harness.supervise(pool) as it:

@@ -16,6 +16,7 @@ from contracts.pools import FailureReason, ReplicaState
 from pool_managerd import launch
 from pool_managerd.procfs import group_members, process_stat
 from pool_managerd.run_records import ProcessRecord, RunRecords
+from pool_managerd.watching import Patience
 from test_harness.supervised import SupervisorHarness
 from worker_adapters.transport import EngineTransport
 
@@ -246,10 +247,21 @@ async def test_a_disk_that_takes_no_record_is_a_failure_and_not_the_end(
         assert is_gone(pids[0])
 
 
+@pytest.fixture
+def watched_closely(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Engines are looked at often: llama.cpp's quiet second is of no matter here."""
+    for name in ("OBSERVE_S", "OBSERVE_MIN_S"):
+        monkeypatch.setattr(f"pool_managerd.watching.{name}", 0.1)
+    monkeypatch.setattr("pool_managerd.watching.ANSWER_S", 0.2)
+
+
+PATIENT = Patience(stall_ms=60_000, first_token_ms=60_000, canary_ms=60_000)
+
+
+@pytest.mark.usefixtures("watched_closely")
 async def test_an_engine_that_takes_no_connection_any_more_is_started_again(
-    harness: SupervisorHarness, monkeypatch: pytest.MonkeyPatch
+    harness: SupervisorHarness,
 ) -> None:
-    monkeypatch.setattr("pool_managerd.readiness.OBSERVE_S", 0.1)
     async with harness.supervise(harness.pool("--fault", "deaf-after-1")) as it:
         await it.until_state(S.UNHEALTHY)
         await it.until_state(S.BACKOFF)
@@ -258,13 +270,12 @@ async def test_an_engine_that_takes_no_connection_any_more_is_started_again(
         await it.until_state(S.READY)
 
 
-async def test_a_frozen_engine_is_not_taken_for_dead(
-    harness: SupervisorHarness, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.usefixtures("watched_closely")
+async def test_an_engine_that_is_slow_to_answer_is_not_taken_for_dead(
+    harness: SupervisorHarness,
 ) -> None:
     """LO-POOL-016: its port still takes connections, as in a long prefill."""
-    monkeypatch.setattr("pool_managerd.readiness.OBSERVE_S", 0.05)
-    monkeypatch.setattr("pool_managerd.readiness.PROBE_S", 0.1)
-    async with harness.supervise(harness.pool(), grace_ms=200) as it:
+    async with harness.supervise(harness.pool(), grace_ms=200, patience=PATIENT) as it:
         await it.until_state(S.READY)
         pid = it.replica.pid
         assert pid is not None
@@ -272,3 +283,39 @@ async def test_a_frozen_engine_is_not_taken_for_dead(
         await anyio.sleep(1.0)
         assert it.replica.state is S.READY
     assert is_gone(pid)
+
+
+@pytest.mark.usefixtures("watched_closely")
+async def test_an_idle_engine_that_generates_nothing_any_more_is_exchanged(
+    harness: SupervisorHarness,
+) -> None:
+    """LO-POOL-155, LO-POOL-156: it is frozen, and its port takes connections."""
+    patience = Patience(stall_ms=500, first_token_ms=500, canary_ms=300)
+    async with harness.supervise(harness.pool(), grace_ms=200, patience=patience) as it:
+        await it.until_state(S.READY)
+        pid = it.replica.pid
+        assert pid is not None
+        os.kill(pid, signal.SIGSTOP)
+        await it.until_state(S.UNHEALTHY)
+        assert it.replica.slots_open == 0
+        await it.until(lambda replica: replica.pid not in (None, pid))
+        await it.until_state(S.READY)
+        assert it.replica.last_error is not None
+        assert it.replica.last_error.reason is FailureReason.NOT_PROGRESSING
+        assert is_gone(pid)
+
+
+@pytest.mark.usefixtures("watched_closely")
+async def test_an_engine_under_suspicion_that_generates_a_token_is_ready_again(
+    harness: SupervisorHarness,
+) -> None:
+    """LO-POOL-156."""
+    async with harness.supervise(harness.pool(), patience=PATIENT) as it:
+        await it.until_state(S.READY)
+        pid = it.replica.pid
+        it.replica.suspect("a task on it was given up")
+        assert it.replica.slots_open == 0
+        await it.until_state(S.UNHEALTHY)
+        await it.until_state(S.READY)
+        assert it.replica.slots_open == 2
+        assert it.replica.pid == pid
