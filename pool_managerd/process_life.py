@@ -20,8 +20,10 @@ from contracts.pools import FailureReason
 from contracts.service.failpoints import Failpoints
 from contracts.service.settings import child_environment
 from pool_managerd.adoption import Survivor, is_alive
+from pool_managerd.card_watch import NOTHING, CardWatch, marked
 from pool_managerd.clock import Clock
 from pool_managerd.domain.replica_state import Move
+from pool_managerd.domain.vram import MemoryMark
 from pool_managerd.failure import Failure, LaunchRefused, exit_failure
 from pool_managerd.launch import Launch, prepare
 from pool_managerd.leasing import Leasing
@@ -45,6 +47,8 @@ from worker_adapters.transport import EngineTransport
 LOG_BOUND_S = 0.5
 SPAWN_DEADLINE_S = 10.0
 REAP_S = 1.0
+IN_CONTAINER = frozenset({"container"})
+"""Modes whose processes are none of our group, and numbered otherwise."""
 
 _log = structlog.get_logger(__name__)
 
@@ -86,6 +90,7 @@ class ProcessLife:
         self._log = ReplicaLog(tools.state_dir, replica.entry.replica_id)
         self._survivor = survivor
         self._process: ReplicaProcess | None = None
+        self._cards: CardWatch | None = None
         self._digest_accepted = anyio.Event()
 
     @property
@@ -105,14 +110,24 @@ class ProcessLife:
             partial(self._serve, running, served),
             partial(self._check_digest, running),
             self._bound_log,
+            self._watch_cards,
         )
 
-    async def end(self) -> None:
-        """End the process group: by TERM first, unless its leader is dead already."""
+    async def end(self, memory_s: float) -> None:
+        """End the process group: by TERM first, unless its leader is dead already.
+
+        Returns once the memory of its cards is back, or `memory_s` after its end.
+        """
         process = self._process
         if process is None:
             return
+        memory = None if self._cards is None else await self._cards.before_end()
         await end_group(process.pid, 0 if process.exited else self._tools.stop_grace_ms)
+        if self._cards is not None and memory is not None:
+            held = await self._cards.memory_back(memory, memory_s)
+            if held is not None:
+                _log.warning("replica.memory_held", message=held)
+                self._replica.failed(Failure(FailureReason.VRAM_HELD, held))
         with anyio.move_on_after(REAP_S):
             await process.wait()
         await anyio.to_thread.run_sync(self._tools.records.remove, self._replica.entry.replica_id)
@@ -126,7 +141,9 @@ class ProcessLife:
             return self._take_back(survivor)
         tools, replica = self._tools, self._replica
         launch = await prepare(replica.entry, tools.telemetry, tools.models, replica.preparing)
+        before = marked(tools.telemetry, launch.spec.device_uuids)
         running = await self._start(launch)
+        self._cards = self._card_watch(running, before)
         await self._replica.advance(Move.SPAWNED)
         return running
 
@@ -143,7 +160,23 @@ class ProcessLife:
         running = Running.adopted_from(survivor, process)
         _log.info("replica.adopted", replica_id=record.replica_id, pid=record.pid)
         self._replica.launched(running.endpoint, process.pid, running.facts.device_uuids)
+        self._cards = self._card_watch(running, NOTHING)
         return running
+
+    def _card_watch(self, running: Running, before: MemoryMark) -> CardWatch:
+        in_container = self._pool.provisioning.mode in IN_CONTAINER
+        return CardWatch(
+            self._replica,
+            self._tools.telemetry,
+            running.facts.device_uuids,
+            None if in_container else running.process.pid,
+            before,
+            expected_bytes=None,
+        )
+
+    async def _watch_cards(self) -> None:
+        if self._cards is not None:
+            await self._cards.run()
 
     async def _start(self, launch: Launch) -> Running:
         """Start the process and record it; not to be torn apart by a cancellation.

@@ -28,6 +28,8 @@ from pool_managerd.process_group import GroupSurvives
 from pool_managerd.replica import Replica
 
 STUCK_RETRY_S = 5.0
+MEMORY_BACK_S, MEMORY_BACK_AT_STOP_S = 60.0, 8.0
+"""What a driver gets to free the memory of a dead process, before the next one and at a stop."""
 STOPPING = frozenset({ReplicaState.STOPPING, ReplicaState.STOPPED})
 RESTING = frozenset({ReplicaState.BACKOFF, ReplicaState.FAILED})
 
@@ -166,7 +168,7 @@ class Supervisor:
         """
         while True:
             try:
-                return await self._life.end()
+                return await self._life.end(MEMORY_BACK_S)
             except GroupSurvives as error:
                 self._log.error("replica.stuck", message=str(error))
                 self.replica.failed(Failure(FailureReason.NOT_PROGRESSING, str(error)))
@@ -177,7 +179,7 @@ class Supervisor:
         if self.replica.state not in STOPPING:
             self.replica.move(Move.STOP)
         try:
-            await self._life.end()
+            await self._life.end(MEMORY_BACK_AT_STOP_S)
         except GroupSurvives as error:
             self._log.error("replica.stuck", message=str(error))
             return
