@@ -149,6 +149,7 @@ async def _open(
         app,
         stop=partial(shut_down, dispatcher, feed, config.timeouts.drain_ms),
         reload=reconfiguration.reload,
+        alive=housekeeping.is_turning,
     )
 
 

@@ -15,6 +15,8 @@ from pool_managerd.domain.leases import Claim, HeldLease, LeaseConflict, LeaseTa
 from pool_managerd.replica import Replica
 
 EXPIRY_S = 0.5
+TURNING_MS = 5_000
+"""A loop whose newest tick is older does not turn any more."""
 
 
 class Leasing:
@@ -34,6 +36,7 @@ class Leasing:
         self._table = LeaseTable()
         self._cut_off: dict[str, frozenset[str]] = {}
         self._freed = anyio.Event()
+        self._ticked_ms: int | None = None
 
     def grant(self, request: LeaseRequest) -> Lease:
         """A slot of the replica.
@@ -108,8 +111,14 @@ class Leasing:
         """Take back what was not renewed, for ever."""
         while True:
             await anyio.sleep(EXPIRY_S)
-            if self._table.expire(self._clock.now_ms()):
+            self._ticked_ms = self._clock.now_ms()
+            if self._table.expire(self._ticked_ms):
                 self._tell_freed()
+
+    def is_turning(self) -> bool:
+        """Whether `expire` looked at the leases lately."""
+        seen = self._ticked_ms
+        return seen is not None and self._clock.now_ms() - seen < TURNING_MS
 
     def _tell_freed(self) -> None:
         self._changed()

@@ -118,7 +118,7 @@ async def _open(
     async def reload(fresh: Settings) -> None:
         await pools.apply(fresh.config)
 
-    return Service(app, stop=stop, reload=reload)
+    return Service(app, stop=stop, reload=reload, alive=leasing.is_turning)
 
 
 def _wanted(config: Config, records: PoolRecords) -> dict[str, str]:

@@ -24,6 +24,7 @@ import threading
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal, NoReturn
 
@@ -42,6 +43,7 @@ from contracts.service.logs import configure_logs
 from contracts.service.run_files import AlreadyRunning, RunFile, daemon_lock
 from contracts.service.serve import PortBusy, listen, serve, tls_context
 from contracts.service.settings import Settings, load_settings
+from contracts.service.systemd import SystemdNotifier
 
 log = structlog.get_logger()
 
@@ -65,18 +67,26 @@ class StateDamaged(Exception):
     """The stored state cannot be used as it is; names the file; exit 70."""
 
 
+def loop_turned() -> bool:
+    """True: whoever calls it from the event loop has shown that it turns."""
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class Service:
     """What a daemon serves, and how it stops.
 
     `stop` is called once, after `Drain.begin`, while HTTP is still answered: it
     finishes or cuts the work and lets every open stream end.  `reload` is called
-    at SIGHUP with settings that were read again and found right.
+    at SIGHUP with settings that were read again and found right.  `alive` says
+    whether the loops that matter still turn; systemd's watchdog hears of us only
+    while it is true.
     """
 
     app: ASGIApp
     stop: Callable[[], Awaitable[None]]
     reload: Callable[[Settings], Awaitable[None]] | None = None
+    alive: Callable[[], bool] = loop_turned
 
 
 OpenService = Callable[[Settings, Drain], AbstractAsyncContextManager[Service]]
@@ -149,13 +159,15 @@ async def _live(
     """Serve until a signal; True where the stop finished within its deadline."""
     drain = Drain(settings.config.limits.streams)
     clean = True
+    notifier = SystemdNotifier(settings.service_manager)
     # One hang-up that waits stands for all: the file is read after the newest of them.
     hang_up, hang_ups = anyio.create_memory_object_stream[None](1)
     async with hang_up, hang_ups, anyio.create_task_group() as root:
         await root.start(_watch_signals, drain, hang_up)
         async with open_service(settings, drain) as service:
-            root.start_soon(_reload_at, hang_ups, settings, service)
-            clean = await _serve_until_drained(name, settings, listener, service, drain)
+            root.start_soon(_reload_at, hang_ups, settings, service, notifier)
+            root.start_soon(notifier.watch, service.alive)
+            clean = await _serve_until_drained(name, settings, listener, service, drain, notifier)
         root.cancel_scope.cancel()
     return clean
 
@@ -166,6 +178,7 @@ async def _serve_until_drained(
     listener: _Listener,
     service: Service,
     drain: Drain,
+    notifier: SystemdNotifier,
 ) -> bool:
     config = settings.config
     closing = anyio.Event()
@@ -187,7 +200,9 @@ async def _serve_until_drained(
         RunFile.write(settings.state_dir, name, url)
         log.info("daemon.serving", url=url, config=str(settings.config_path))
         try:
+            await notifier.ready(f"serving at {url}")
             await drain.wait_begun()
+            await notifier.stopping()
             hard = config.timeouts.drain_ms / 1000 + HARD_STOP_MARGIN_SECONDS
             with anyio.move_on_after(hard) as deadline:
                 await service.stop()
@@ -202,19 +217,28 @@ async def _serve_until_drained(
 
 
 async def _reload_at(
-    hang_ups: MemoryObjectReceiveStream[None], settings: Settings, service: Service
+    hang_ups: MemoryObjectReceiveStream[None],
+    settings: Settings,
+    service: Service,
+    notifier: SystemdNotifier,
 ) -> None:
     """Read the configuration again at each SIGHUP; a wrong one changes nothing."""
     async for _ in hang_ups:
-        if service.reload is None:
-            log.warning("daemon.reload_not_served", remedy="restart to read the config again")
-            continue
-        try:
-            fresh = await anyio.to_thread.run_sync(_read_again, settings)
-        except ConfigError as error:
-            log.warning("daemon.reload_refused", reason=str(error), remedy="correct the file")
-        else:
-            await service.reload(fresh)
+        await notifier.reload(partial(_reloaded, settings, service))
+
+
+async def _reloaded(settings: Settings, service: Service) -> str:
+    """What became of a reload, in a line for `systemctl status`."""
+    if service.reload is None:
+        log.warning("daemon.reload_not_served", remedy="restart to read the config again")
+        return "serving; restart to read the configuration again"
+    try:
+        fresh = await anyio.to_thread.run_sync(_read_again, settings)
+    except ConfigError as error:
+        log.warning("daemon.reload_refused", reason=str(error), remedy="correct the file")
+        return f"serving by the old configuration: {error}"
+    await service.reload(fresh)
+    return "serving by the configuration that was read again"
 
 
 def _read_again(settings: Settings) -> Settings:

@@ -11,7 +11,7 @@ import ipaddress
 import os
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from contracts.config import Config, External, Listen
@@ -29,6 +29,7 @@ __all__ = [
     "ClientEnvironment",
     "ConfigError",
     "Secret",
+    "ServiceManager",
     "Settings",
     "check_files",
     "child_environment",
@@ -42,6 +43,8 @@ __all__ = [
     "state_dir_of",
 ]
 
+WATCHDOG_DIGITS_MAX = 15
+
 _CHILD_NAMES = frozenset(
     {
         *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TMPDIR"),
@@ -50,6 +53,18 @@ _CHILD_NAMES = frozenset(
     }
 )
 _CHILD_PREFIXES = ("LC_", "XDG_", "NVML_")
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceManager:
+    """What systemd put into our environment; all None where it did not start us."""
+
+    notify_socket: str | None = None
+    """A path, or `@` and an abstract name."""
+    watchdog_us: int | None = None
+    """We are restarted when we say nothing for so many microseconds."""
+    watchdog_pid: int | None = None
+    """The process that is watched; None: whoever reads it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +79,7 @@ class Settings:
     failpoints: str | None = None
     leave_replicas: bool = False
     """Whether a stop of pool_managerd leaves its engines running."""
+    service_manager: ServiceManager = field(default_factory=ServiceManager)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +117,38 @@ def load_settings(
     except TokenError as error:
         raise ConfigError(str(error)) from error
     _check_exposed_token(config, token)
-    return Settings(config, path, state_dir, token, test_mode, failpoints)
+    return Settings(
+        config,
+        path,
+        state_dir,
+        token,
+        test_mode,
+        failpoints,
+        service_manager=service_manager(env),
+    )
+
+
+def service_manager(environ: Mapping[str, str]) -> ServiceManager:
+    """What systemd asks for, by sd_notify(3) and sd_watchdog_enabled(3).
+
+    Raises:
+        ConfigError: a variable is not what systemd writes.
+    """
+    where = environ.get("NOTIFY_SOCKET") or None
+    if where is not None and (where[0] not in "/@" or len(where) < 2):
+        raise ConfigError("NOTIFY_SOCKET: neither a path nor an abstract name; unset it")
+    return ServiceManager(
+        where, _positive(environ, "WATCHDOG_USEC"), _positive(environ, "WATCHDOG_PID")
+    )
+
+
+def _positive(environ: Mapping[str, str], name: str) -> int | None:
+    text = environ.get(name)
+    if not text:
+        return None
+    if len(text) > WATCHDOG_DIGITS_MAX or not text.isascii() or not text.isdecimal():
+        raise ConfigError(f"{name}: not a number as systemd writes it; unset it")
+    return int(text) or None
 
 
 def read_config(

@@ -30,6 +30,8 @@ TICK_S = 0.1
 RETENTION_EVERY_S = 5.0
 STALL_S = 1.0
 """A tick that comes so late was held up with everything else of this process."""
+TURNING_S = 5.0
+"""A loop whose newest tick is older does not turn any more."""
 TIME_AHEAD_MS = 250
 """Time is held so far ahead of its use: more than a tick, so that it never runs out unseen."""
 TIME_STEP_MS = 1_000
@@ -62,6 +64,11 @@ class Housekeeping:
         self._group = group
         self._looked_at: float | None = None
         self._patient_until = 0.0
+
+    def is_turning(self) -> bool:
+        """Whether the clocks were looked at lately."""
+        seen = self._looked_at
+        return seen is not None and self._clock.now() - seen < TURNING_S
 
     async def watch_clocks(self) -> None:
         """Abort what is overdue, renew leases, expire waiting tasks; for ever."""

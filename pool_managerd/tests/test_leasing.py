@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import anyio
 import pytest
 from pydantic import ValidationError
 
@@ -14,7 +15,7 @@ from contracts.ids import new_uuid
 from contracts.pools import LeaseRequest
 from contracts.service.failpoints import Failpoints
 from pool_managerd.domain.replica_state import Move
-from pool_managerd.leasing import Leasing
+from pool_managerd.leasing import TURNING_MS, Leasing
 from pool_managerd.replica import Endpoint, Replica, ReplicaEntry
 from worker_adapters.base import Observation
 
@@ -173,3 +174,19 @@ def test_an_unhealthy_replica_keeps_its_leases_and_gives_no_new_one(desk: Desk) 
     desk.replica.move(Move.UNREACHABLE)
     assert desk.leasing.renew(lease.lease_id, held) == lease
     assert refusal(desk, request()).details == {"reason": "not_ready"}
+
+
+@pytest.mark.anyio
+async def test_leases_are_guarded_while_they_are_looked_at_and_not_after(desk: Desk) -> None:
+    """LO-SYS-072."""
+    assert not desk.leasing.is_turning()
+    async with anyio.create_task_group() as group:
+        group.start_soon(desk.leasing.expire)
+        with anyio.fail_after(10):
+            while not desk.leasing.is_turning():  # noqa: ASYNC110  a loop sets no event
+                await anyio.sleep(0.01)
+        group.cancel_scope.cancel()
+    desk.clock.at = TURNING_MS - 1
+    assert desk.leasing.is_turning()
+    desk.clock.at = TURNING_MS
+    assert not desk.leasing.is_turning()

@@ -11,6 +11,7 @@ import pytest
 
 from contracts.errors import ErrorCode
 from orchestratord.clients.pools import LEASE_TTL_MS
+from orchestratord.runtime.housekeeping import TURNING_S
 from orchestratord.tests.builders import replica
 from orchestratord.tests.runtime.frames import text_of
 from orchestratord.tests.runtime.world import END, PoolFault, World, error_of, world_at
@@ -232,3 +233,12 @@ async def test_a_prefill_that_shows_progress_is_slow_and_not_dead(world: World) 
         await world.pass_time(119)
         gate.set()
     assert (await world.frames(accepted))[-1].name == "end"
+
+
+async def test_clocks_are_watched_while_they_are_looked_at_and_not_after(world: World) -> None:
+    """LO-SYS-072."""
+    world.housekeeping.tick(world.clock.now())
+    world.clock.advance(TURNING_S - 0.1)
+    assert world.housekeeping.is_turning()
+    world.clock.advance(0.1)
+    assert not world.housekeeping.is_turning()
