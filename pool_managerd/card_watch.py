@@ -8,6 +8,7 @@ import anyio.to_thread
 from contracts.pools import ReplicaState
 from pool_managerd.domain.gpu_watch import SAMPLES, GpuWatch
 from pool_managerd.domain.vram import MemoryMark, ReplicaMemory, memory_mark
+from pool_managerd.domain.xid import XidVerdict, xid_verdict
 from pool_managerd.procfs import group_members
 from pool_managerd.replica import Replica
 from pool_managerd.telemetry.sampler import Sampler, TelemetrySilent
@@ -45,6 +46,7 @@ class CardWatch:
         self._serving: MemoryMark | None = None
         self._pids: frozenset[int] = frozenset()
         self._judge = GpuWatch(uuids, before, expected_bytes)
+        self._xids = self._xid_counts()
 
     async def run(self) -> None:
         """Show the replica degraded for as long as it serves off its cards; for ever."""
@@ -61,6 +63,15 @@ class CardWatch:
                 looks += 1
             await anyio.sleep(SELDOM_S if looks > SAMPLES else 0)
 
+    def new_xid(self) -> XidVerdict | None:
+        """What the driver has reported on its cards since the launch, if anything."""
+        before = self._xids
+        for device in self._telemetry.devices:
+            new = device.xid_count > before.get(device.uuid, 0)
+            if device.uuid in self._uuids and device.xid is not None and new:
+                return xid_verdict(device.xid)
+        return None
+
     async def before_end(self) -> ReplicaMemory:
         """What it holds, as its end begins."""
         if self._uuids and self._group is not None:
@@ -76,6 +87,9 @@ class CardWatch:
     async def memory_back(self, memory: ReplicaMemory, deadline_s: float) -> str | None:
         """None once its memory is back, else what is still held after `deadline_s`."""
         return await memory_back(self._telemetry, memory, deadline_s)
+
+    def _xid_counts(self) -> dict[str, int]:
+        return {device.uuid: device.xid_count for device in self._telemetry.devices}
 
     async def _members(self) -> frozenset[int]:
         assert self._group is not None

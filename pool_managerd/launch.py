@@ -10,8 +10,9 @@ from pathlib import Path
 
 import anyio.to_thread
 
-from contracts.pools import FailureReason, Preparation
-from pool_managerd.domain.devices import DevicesRefused, resolve, split_by_memory
+from contracts.pools import DeviceView, FailureReason, Preparation
+from pool_managerd.domain.devices import DevicesRefused, is_lost, resolve, split_by_memory
+from pool_managerd.domain.xid import XidAction, xid_verdict
 from pool_managerd.failure import LaunchRefused
 from pool_managerd.models.resolve import ModelResolver
 from pool_managerd.provisioning.registry import PLANNERS
@@ -92,11 +93,28 @@ async def _devices(entry: ReplicaEntry, telemetry: Sampler) -> tuple[str, ...]:
     if wanted == ():
         return ()
     try:
-        return resolve(wanted, await telemetry.known(), entry.devices_key)
+        uuids = resolve(wanted, await telemetry.known(), entry.devices_key)
     except DevicesRefused as error:
         raise LaunchRefused(FailureReason.BAD_ARGUMENT, str(error)) from error
     except TelemetrySilent as error:
         raise LaunchRefused(FailureReason.UNREACHABLE, str(error)) from error
+    for device in telemetry.devices:
+        if device.uuid in uuids:
+            _refuse_if_lost(device)
+    return uuids
+
+
+def _refuse_if_lost(device: DeviceView) -> None:
+    """Nothing is started on a card that only a reset of the driver brings back."""
+    verdict = None if device.xid is None else xid_verdict(device.xid)
+    condemned = verdict is not None and verdict.action is XidAction.LOSE_DEVICE
+    if is_lost(device) or condemned:
+        why = verdict.remedy if verdict is not None and condemned else "it is lost"
+        raise LaunchRefused(
+            FailureReason.GPU_LOST,
+            f"GPU {device.index} ({device.name}): {why}; reset the card or reboot, then restart"
+            " pool_managerd",
+        )
 
 
 def _free_port() -> int:

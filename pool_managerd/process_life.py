@@ -24,12 +24,13 @@ from pool_managerd.card_watch import NOTHING, CardWatch, marked
 from pool_managerd.clock import Clock
 from pool_managerd.domain.replica_state import Move
 from pool_managerd.domain.vram import MemoryMark
-from pool_managerd.failure import Failure, LaunchRefused, exit_failure
+from pool_managerd.failure import Ending, Failure, LaunchRefused, exit_failure
 from pool_managerd.launch import Launch, prepare
 from pool_managerd.leasing import Leasing
 from pool_managerd.life import Served, engine_failure
 from pool_managerd.models.digest import ModelDigests
 from pool_managerd.models.resolve import ModelResolver
+from pool_managerd.oom import VMSTAT, OomMark, oom_mark
 from pool_managerd.process import ReplicaProcess, start
 from pool_managerd.process_group import end_group
 from pool_managerd.readiness import NotOurs, until_adopted, until_ours, until_serving
@@ -91,6 +92,7 @@ class ProcessLife:
         self._survivor = survivor
         self._process: ReplicaProcess | None = None
         self._cards: CardWatch | None = None
+        self._oom = OomMark(VMSTAT, 0)
         self._digest_accepted = anyio.Event()
 
     @property
@@ -138,12 +140,15 @@ class ProcessLife:
         """The process of this life; raises `LaunchRefused`."""
         survivor, self._survivor = self._survivor, None
         if survivor is not None:
-            return self._take_back(survivor)
+            running = self._take_back(survivor)
+            self._oom = await anyio.to_thread.run_sync(oom_mark, running.process.pid)
+            return running
         tools, replica = self._tools, self._replica
         launch = await prepare(replica.entry, tools.telemetry, tools.models, replica.preparing)
         before = marked(tools.telemetry, launch.spec.device_uuids)
         running = await self._start(launch)
         self._cards = self._card_watch(running, before)
+        self._oom = await anyio.to_thread.run_sync(oom_mark, running.process.pid)
         await self._replica.advance(Move.SPAWNED)
         return running
 
@@ -211,8 +216,13 @@ class ProcessLife:
         tail = await self._tail(running)
         reason = self._launcher.exit_reason(-1 if exit_code is None else exit_code, tail)
         model_there = await anyio.to_thread.run_sync(running.model.is_file)
+        ending = Ending(
+            exit_code,
+            oom_killed=await anyio.to_thread.run_sync(self._oom.killed_since),
+            xid=None if self._cards is None else self._cards.new_xid(),
+        )
         program = running.facts.program
-        return exit_failure(reason, exit_code, program, tail, model_there=model_there)
+        return exit_failure(reason, ending, program, tail, model_there=model_there)
 
     async def _serve(self, running: Running, served: Served) -> Failure:
         """Why it does not serve, or does not any more, though its process lives."""

@@ -375,3 +375,30 @@ def test_an_unknown_placeholder_ends_the_daemon_with_78(
     assert daemon.process.wait(20) == 78
     assert "unknown placeholder {prot}" in daemon.logged()
     assert "pools[0].provisioning" in daemon.logged()
+
+
+def test_a_crash_loop_goes_on_where_it_was_after_a_restart_of_the_manager(
+    stacks: list[Stack], tmp_path: Path
+) -> None:
+    """LO-POOL-134: the breaker stays open, and the restarts are told."""
+    restart = {"base_ms": 20, "cap_ms": 60_000, "intensity": 3}
+    pool = fake_pool(tmp_path, "--fault", "die-at-start", restart=restart)
+    stack = started(stacks, tmp_path, pool)
+    wait_for(lambda: snapshot(stack).pools[0].breaker == "open", "the breaker opens")
+    told = snapshot(stack).pools[0].restarts
+    time.sleep(0.2)
+    stack.daemons["pool_managerd"].stop(signal.SIGKILL)
+    stack.start("pool_managerd").wait_ready()
+    wait_for(lambda: snapshot(stack).pools[0].replicas[0].state == "failed", "it waits on")
+    pool_now = snapshot(stack).pools[0]
+    assert (pool_now.breaker, pool_now.restarts) == ("open", told)
+
+
+def test_nothing_is_started_on_a_card_that_is_lost(stacks: list[Stack], tmp_path: Path) -> None:
+    """LO-POOL-024: Xid 79, and the card has fallen off the bus."""
+    cards = tmp_path / "gpus.json"
+    cards.write_text(json.dumps({"devices": [CARD | {"xid": 79, "total_bytes": 2**34}]}))
+    gpus = {"source": "file", "file": str(cards)}
+    stack = started(stacks, tmp_path, fake_pool(tmp_path, replicas=[{"devices": [0]}]), gpus=gpus)
+    assert last_error(stack).startswith("GPU_LOST: GPU 0 (Card)")
+    assert snapshot(stack).pools[0].replicas[0].pid is None
