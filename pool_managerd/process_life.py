@@ -63,6 +63,8 @@ class LaunchTools:
     leasing: Leasing
     patience: Patience
     start_timeout_s: float
+    reserve_bytes: int = 0
+    """Of each card, to be left alone by every launch."""
     models: ModelResolver = field(default_factory=ModelResolver.files_only)
     failpoints: Failpoints = field(default_factory=Failpoints.none)
 
@@ -125,7 +127,9 @@ class ProcessLife:
         if survivor is not None:
             return self._take_back(survivor)
         tools, replica = self._tools, self._replica
-        launch = await prepare(replica.entry, tools.telemetry, tools.models, replica.preparing)
+        launch = await prepare(
+            replica.entry, tools.telemetry, tools.models, replica.preparing, tools.reserve_bytes
+        )
         running = await self._start(launch)
         await self._replica.advance(Move.SPAWNED)
         return running

@@ -15,16 +15,17 @@ from pool_managerd.models.gguf_cursor import GgufError, GgufUnsupported
 from pool_managerd.models.gguf_header import read_header
 
 gguf = pytest.importorskip("gguf", reason="the extra `embedded` is not installed")
+tiny_gguf = pytest.importorskip(
+    "worker_adapters.tiny_gguf", reason="the extra `embedded` is not installed"
+)
 
 U32, STRING, ARRAY = 4, 8, 9
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from worker_adapters.tiny_gguf import write_model
-
     path = tmp_path_factory.mktemp("models") / "tiny.gguf"
-    write_model(path)
+    tiny_gguf.write_model(path)
     return path
 
 
