@@ -13,48 +13,18 @@ import pytest
 from pool_managerd.models.ggml_types import GGML_TYPES
 from pool_managerd.models.gguf_cursor import GgufError, GgufUnsupported
 from pool_managerd.models.gguf_header import read_header
+from test_harness.gguf_files import ARRAY, STRING, U32, file_of, pair, tensor, text
 
 gguf = pytest.importorskip("gguf", reason="the extra `embedded` is not installed")
 tiny_gguf = pytest.importorskip(
     "worker_adapters.tiny_gguf", reason="the extra `embedded` is not installed"
 )
 
-U32, STRING, ARRAY = 4, 8, 9
-
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("models") / "tiny.gguf"
     tiny_gguf.write_model(path)
-    return path
-
-
-def text(value: str) -> bytes:
-    return struct.pack("<Q", len(value)) + value.encode()
-
-
-def pair(key: str, kind: int, value: bytes) -> bytes:
-    return text(key) + struct.pack("<I", kind) + value
-
-
-def tensor(name: str, *dimensions: int, kind: int = 0, offset: int = 0) -> bytes:
-    shape = struct.pack(f"<I{len(dimensions)}Q", len(dimensions), *dimensions)
-    return text(name) + shape + struct.pack("<IQ", kind, offset)
-
-
-def file_of(
-    root: Path,
-    *pairs: bytes,
-    tensors: tuple[bytes, ...] = (),
-    data: int = 0,
-    version: int = 3,
-    name: str = "made.gguf",
-) -> Path:
-    named = pair("general.architecture", STRING, text("llama"))
-    head = struct.pack("<4sIQQ", b"GGUF", version, len(tensors), len(pairs) + 1)
-    head += named + b"".join(pairs) + b"".join(tensors)
-    path = root / name
-    path.write_bytes(head + bytes(-len(head) % 32 + data))
     return path
 
 
