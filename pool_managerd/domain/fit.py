@@ -26,7 +26,7 @@ from pool_managerd.domain.fit_terms import Terms
 
 GIB = 2**30
 OVERHEAD_BYTES = 256 * 1024 * 1024
-"""CUDA's own context on each card, before anything is computed; measured ones are larger."""
+"""CUDA's own context on each card, before anything is computed; assumed, and rather small."""
 CTX_STEP = 256
 """llama.cpp rounds a context up to a multiple of it."""
 
@@ -99,7 +99,8 @@ def estimate(shape: ModelShape, terms: Terms) -> Estimate:
     wanted = count + 1 if terms.gpu_layers is None else terms.gpu_layers
     held = shape.layers[max(0, count - wanted) :]
     fixed = per_token = 0.0
-    window_tokens = min(terms.ctx_total, terms.slots * shape.window + terms.batch)
+    batch = min(terms.batch, terms.ctx_total)
+    window_tokens = min(terms.ctx_total, terms.slots * shape.window + batch)
     for layer in held:
         width = layer.keys * terms.key_bytes + layer.values * terms.value_bytes
         if layer.windowed:
@@ -110,7 +111,7 @@ def estimate(shape: ModelShape, terms: Terms) -> Estimate:
     return Estimate(
         weights=sum(layer.weights for layer in held) + (shape.output if wanted > count else 0),
         kv_cache=math.ceil(fixed + per_token * terms.ctx_total),
-        compute=terms.batch * (logits + shape.embedding) * 4 if wanted else 0,
+        compute=batch * (logits + shape.embedding) * 4 if wanted else 0,
         overhead=OVERHEAD_BYTES if wanted else 0,
         kv_per_token=per_token,
         ctx_total=terms.ctx_total,
