@@ -36,8 +36,6 @@ NAME_BYTES_MAX = 63
 """ggml's own bound on the name of a tensor."""
 ELEMENTS_MAX = 16 * 1024 * 1024
 """Of one array."""
-DEPTH_MAX = 2
-"""Arrays of arrays, and no deeper."""
 DIMENSIONS_MAX = 4
 LAYERS_MAX = 1024
 PARTS_MAX = 256
@@ -252,30 +250,21 @@ def _read_array(cursor: Cursor, key: str) -> int | array[int] | array[float]:
     kind, count = _array_head(cursor)
     if kind in _NUMBERS and count <= LAYERS_MAX and not key.startswith("tokenizer."):
         return _numbers(cursor, kind, count)
-    _skip_elements(cursor, kind, count, 1)
+    if kind == _STRING:
+        cursor.skip_texts(count, "an array")
+    else:
+        cursor.skip(count * array(_code(cursor, kind)).itemsize, "an array")
     return count
 
 
 def _array_head(cursor: Cursor) -> tuple[int, int]:
     kind = cursor.u32("the type of an array")
+    if kind == _ARRAY:
+        raise cursor.error("an array holds arrays, which llama.cpp does not read either")
     count = cursor.u64("the length of an array")
     if count > ELEMENTS_MAX:
         raise cursor.error(f"an array claims {count} elements, more than {ELEMENTS_MAX}")
     return kind, count
-
-
-def _skip_elements(cursor: Cursor, kind: int, count: int, depth: int) -> None:
-    if kind == _STRING:
-        cursor.skip_texts(count, "an array")
-    elif kind == _ARRAY:
-        if depth == DEPTH_MAX:
-            raise cursor.error(f"arrays are nested deeper than {DEPTH_MAX}")
-        if count > LAYERS_MAX:
-            raise cursor.error(f"an array holds {count} arrays, more than {LAYERS_MAX}")
-        for _ in range(count):
-            _skip_elements(cursor, *_array_head(cursor), depth + 1)
-    else:
-        cursor.skip(count * array(_code(cursor, kind)).itemsize, "an array")
 
 
 def _numbers(cursor: Cursor, kind: int, count: int) -> array[int] | array[float]:

@@ -192,3 +192,7 @@ def test_no_layer_on_the_cards_takes_nothing() -> None:
     assert estimate(LLAMA_3_8B, Terms(8192, gpu_layers=0)).total == 0
     some = estimate(LLAMA_3_8B, Terms(8192, gpu_layers=8))
     assert (some.weights, some.kv_cache) == (8 * 130 * 2**20, GIB // 4)
+    # The last layers go to the cards first, and the output after all of them.
+    unequal = ModelShape(tuple(LayerShape(weights) for weights in (1, 10, 100)), output=1000)
+    taken = [estimate(unequal, Terms(16, gpu_layers=layers)).weights for layers in range(5)]
+    assert taken == [0, 100, 110, 111, 1111]
