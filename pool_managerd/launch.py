@@ -14,6 +14,7 @@ from contracts.pools import DeviceView, FailureReason, Preparation
 from pool_managerd.domain.devices import DevicesRefused, is_lost, resolve, split_by_memory
 from pool_managerd.domain.xid import XidAction, xid_verdict
 from pool_managerd.failure import LaunchRefused
+from pool_managerd.fitting import check_fit, needed_memory
 from pool_managerd.models.resolve import ModelResolver
 from pool_managerd.provisioning.registry import PLANNERS
 from pool_managerd.replica import Endpoint, ReplicaEntry
@@ -42,6 +43,7 @@ async def prepare(
     telemetry: Sampler,
     models: ModelResolver,
     preparing: Callable[[Preparation | None], None],
+    reserve_bytes: int,
 ) -> Launch:
     """A launch on a port that is free now, with a fresh key.
 
@@ -49,11 +51,15 @@ async def prepare(
 
     Raises:
         LaunchRefused: the model, the program or a card is missing, or the
-            configuration asks for what cannot be.
+            configuration asks for what cannot be, or the model is no sound one or
+            does not fit: `reserve_bytes` of each card stay free.
     """
     pool = entry.pool
     model = await _model(entry, models, preparing)
     device_uuids = await _devices(entry, telemetry)
+    needed = await needed_memory(pool, model)
+    if device_uuids and needed is not None:
+        await check_fit(pool, needed, device_uuids, telemetry, reserve_bytes)
     spec = LaunchSpec(
         model_path=model,
         model_alias=pool.model.id,

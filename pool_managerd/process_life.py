@@ -68,6 +68,8 @@ class LaunchTools:
     leasing: Leasing
     patience: Patience
     start_timeout_s: float
+    reserve_bytes: int = 0
+    """Of each card, to be left alone by every launch."""
     models: ModelResolver = field(default_factory=ModelResolver.files_only)
     failpoints: Failpoints = field(default_factory=Failpoints.none)
 
@@ -144,7 +146,9 @@ class ProcessLife:
             self._oom = await anyio.to_thread.run_sync(oom_mark, running.process.pid)
             return running
         tools, replica = self._tools, self._replica
-        launch = await prepare(replica.entry, tools.telemetry, tools.models, replica.preparing)
+        launch = await prepare(
+            replica.entry, tools.telemetry, tools.models, replica.preparing, tools.reserve_bytes
+        )
         before = marked(tools.telemetry, launch.spec.device_uuids)
         running = await self._start(launch)
         self._cards = self._card_watch(running, before)

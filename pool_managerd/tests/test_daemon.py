@@ -23,7 +23,7 @@ from test_harness.stack import Stack, wait_for
 from test_harness.supervised import fake_command
 
 pytestmark = pytest.mark.slow
-CARD = {"index": 0, "uuid": "GPU-a", "name": "Card", "total_bytes": 100, "used_bytes": 10}
+CARD = {"index": 0, "uuid": "GPU-a", "name": "Card", "total_bytes": 2**34, "used_bytes": 10}
 
 
 def fake_pool(root: Path, *options: str, **changes: Any) -> dict[str, Any]:
