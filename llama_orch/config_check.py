@@ -30,7 +30,7 @@ def _pool(key: str, pool: Pool) -> Iterator[str]:
         if provisioning.api_key_file is not None:
             yield from _file(f"{key}.provisioning.api_key_file", provisioning.api_key_file)
         return
-    if isinstance(provisioning, Binary):
+    if isinstance(provisioning, Binary) and provisioning.path is not None:
         yield from _program(f"{key}.provisioning.path", provisioning.path)
     if isinstance(provisioning, Command):
         yield from _program(f"{key}.provisioning.command", provisioning.command[0])

@@ -35,6 +35,7 @@ from llama_orch.options import (
 )
 from llama_orch.output import Output, printable
 from llama_orch.overview import error_words, pool_table
+from llama_orch.pool_plan import show_plans
 from llama_orch.pool_waits import Reloading, wait_drained
 from llama_orch.preparing import WORDS
 from llama_orch.tables import headed, of_facts
@@ -67,6 +68,19 @@ def pools(
         context.default_map = {context.invoked_subcommand: defaults}
         return 0
     return anyio.run(_list, discover(url, token_file, config), Output(json_mode=json_mode))
+
+
+@pools_app.command("plan")
+def plan(
+    pool: Annotated[
+        str | None, typer.Argument(metavar="POOL", help="The pool; without one: every pool.")
+    ] = None,
+    json_mode: Json = False,
+    config: ConfigFile = None,
+) -> int:
+    """Show what pools will do to come up, and what this machine lacks; starts nothing."""
+    pool = None if pool is None else checked_pool_id(pool)
+    return show_plans(pool, config, Output(json_mode=json_mode))
 
 
 @pools_app.command("health")

@@ -19,7 +19,7 @@ import anyio
 import anyio.to_thread
 import structlog
 
-from pool_managerd.process_group import GroupSurvives, end_group
+from pool_managerd.process_group import GroupSurvives, end_group, run_end
 from pool_managerd.procfs import GONE_STATES, boot_id, environment_of, group_members, process_stat
 from pool_managerd.run_records import ProcessRecord, RunRecords, hash_of
 
@@ -55,7 +55,7 @@ def _sorted(
     survivors: dict[str, Survivor] = {}
     orphans = []
     for record in records.read_all():
-        if not _still_runs(record):
+        if not _still_runs(record) and not record.launch.end_argv:
             records.remove(record.replica_id)
             continue
         fingerprint = wanted.get(record.replica_id)
@@ -104,4 +104,5 @@ async def _end(record: ProcessRecord, records: RunRecords, grace_ms: int) -> Non
     except GroupSurvives as error:
         _log.error("orphan.survives", replica_id=record.replica_id, message=str(error))
         return
+    await run_end(record.launch.end_argv)
     await anyio.to_thread.run_sync(records.remove, record.replica_id)

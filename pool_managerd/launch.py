@@ -8,15 +8,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import anyio.to_thread
-
 from contracts.pools import DeviceView, FailureReason, Preparation
 from pool_managerd.domain.devices import DevicesRefused, is_lost, resolve, split_by_memory
 from pool_managerd.domain.xid import XidAction, xid_verdict
 from pool_managerd.failure import LaunchRefused
 from pool_managerd.fitting import check_fit, needed_memory
 from pool_managerd.models.resolve import ModelResolver
-from pool_managerd.provisioning.registry import PLANNERS
+from pool_managerd.provisioning.registry import MODES
+from pool_managerd.provisioning.tools import ProvisioningTools
 from pool_managerd.replica import Endpoint, ReplicaEntry
 from pool_managerd.telemetry.sampler import Sampler, TelemetrySilent
 from worker_adapters.base import LaunchPlan, LaunchSpec
@@ -41,13 +40,12 @@ class Launch:
 async def prepare(
     entry: ReplicaEntry,
     telemetry: Sampler,
-    models: ModelResolver,
-    preparing: Callable[[Preparation | None], None],
+    tools: ProvisioningTools,
     reserve_bytes: int,
 ) -> Launch:
     """A launch on a port that is free now, with a fresh key.
 
-    `preparing` is told how far its model has come, and None once it is there.
+    `tools.preparing` is told how far it has come.
 
     Raises:
         LaunchRefused: the model, the program or a card is missing, or the
@@ -55,7 +53,7 @@ async def prepare(
             does not fit: `reserve_bytes` of each card stay free.
     """
     pool = entry.pool
-    model = await _model(entry, models, preparing)
+    model = await _model(entry, tools.models, tools.preparing)
     device_uuids = await _devices(entry, telemetry)
     needed = await needed_memory(pool, model)
     if device_uuids and needed is not None:
@@ -73,7 +71,7 @@ async def prepare(
         api_key=secrets.token_urlsafe(32),
     )
     try:
-        plan = await anyio.to_thread.run_sync(PLANNERS[pool.provisioning.mode], pool, spec)
+        plan = await MODES[pool.provisioning.mode].provision(pool, spec, tools)
     except ValueError as error:
         raise LaunchRefused(FailureReason.BAD_ARGUMENT, str(error)) from error
     return Launch(spec, plan, model)

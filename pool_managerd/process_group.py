@@ -17,13 +17,19 @@ import signal
 
 import anyio
 import anyio.to_thread
+import structlog
 
+from contracts.service.settings import child_environment
 from pool_managerd.procfs import group_members
 
 POLL_S = 0.02
 POLL_SLOW_S = 0.1
 KILL_WAIT_S = 1.5
 """How long a group may take to vanish after SIGKILL; more means the kernel holds it."""
+
+END_COMMAND_S = 10.0
+
+_log = structlog.get_logger(__name__)
 
 
 class GroupSurvives(Exception):
@@ -51,6 +57,27 @@ async def end_group(group: int, grace_ms: int) -> None:
     _signal(group, signal.SIGKILL)
     if left := await _members_left(group, KILL_WAIT_S):
         raise GroupSurvives(group, left)
+
+
+async def run_end(argv: tuple[str, ...]) -> None:
+    """Run what ends the part of a launch that is no process of ours, such as a container.
+
+    Bounded by `END_COMMAND_S`; what it says goes to the log where it fails, as it does
+    where that part has ended by itself.
+    """
+    if not argv:
+        return
+    with anyio.move_on_after(END_COMMAND_S) as deadline:
+        try:
+            done = await anyio.run_process(list(argv), check=False, env=child_environment())
+        except OSError as error:
+            _log.warning("end_command.failed", program=argv[0], message=str(error))
+            return
+        if done.returncode != 0:
+            said = done.stderr.decode(errors="replace")[-500:]
+            _log.info("end_command.ended", program=argv[0], code=done.returncode, message=said)
+    if deadline.cancelled_caught:
+        _log.warning("end_command.overran", program=argv[0], seconds=END_COMMAND_S)
 
 
 async def _members_left(group: int, wait_s: float) -> list[int]:

@@ -32,7 +32,8 @@ from pool_managerd.models.digest import ModelDigests
 from pool_managerd.models.resolve import ModelResolver
 from pool_managerd.oom import VMSTAT, OomMark, oom_mark
 from pool_managerd.process import ReplicaProcess, start
-from pool_managerd.process_group import end_group
+from pool_managerd.process_group import end_group, run_end
+from pool_managerd.provisioning.tools import ProvisioningTools
 from pool_managerd.readiness import NotOurs, until_adopted, until_ours, until_serving
 from pool_managerd.replica import Replica
 from pool_managerd.replica_log import ReplicaLog
@@ -70,6 +71,7 @@ class LaunchTools:
     start_timeout_s: float
     reserve_bytes: int = 0
     """Of each card, to be left alone by every launch."""
+    downloads_allowed: bool = False
     models: ModelResolver = field(default_factory=ModelResolver.files_only)
     failpoints: Failpoints = field(default_factory=Failpoints.none)
 
@@ -95,6 +97,7 @@ class ProcessLife:
         self._process: ReplicaProcess | None = None
         self._cards: CardWatch | None = None
         self._oom = OomMark(VMSTAT, 0)
+        self._end_argv: tuple[str, ...] = ()
         self._digest_accepted = anyio.Event()
 
     @property
@@ -134,6 +137,7 @@ class ProcessLife:
                 self._replica.failed(Failure(FailureReason.VRAM_HELD, held))
         with anyio.move_on_after(REAP_S):
             await process.wait()
+        await run_end(self._end_argv)
         await anyio.to_thread.run_sync(self._tools.records.remove, self._replica.entry.replica_id)
         process.close()
         self._process = None
@@ -147,7 +151,7 @@ class ProcessLife:
             return running
         tools, replica = self._tools, self._replica
         launch = await prepare(
-            replica.entry, tools.telemetry, tools.models, replica.preparing, tools.reserve_bytes
+            replica.entry, tools.telemetry, self._provisioning(), tools.reserve_bytes
         )
         before = marked(tools.telemetry, launch.spec.device_uuids)
         running = await self._start(launch)
@@ -155,6 +159,17 @@ class ProcessLife:
         self._oom = await anyio.to_thread.run_sync(oom_mark, running.process.pid)
         await self._replica.advance(Move.SPAWNED)
         return running
+
+    def _provisioning(self) -> ProvisioningTools:
+        tools, replica = self._tools, self._replica
+        return ProvisioningTools(
+            state_dir=tools.state_dir,
+            downloads_allowed=tools.downloads_allowed,
+            models=tools.models,
+            preparing=replica.preparing,
+            unix_ms=tools.clock.unix_ms,
+            holder=replica.entry.replica_id,
+        )
 
     def _take_back(self, survivor: Survivor) -> Running:
         record = survivor.record
@@ -167,6 +182,7 @@ class ProcessLife:
                 FailureReason.EXITED, "it ended while no pool_managerd watched over it"
             )
         running = Running.adopted_from(survivor, process)
+        self._end_argv = running.facts.end_argv
         _log.info("replica.adopted", replica_id=record.replica_id, pid=record.pid)
         self._replica.launched(running.endpoint, process.pid, running.facts.device_uuids)
         self._cards = self._card_watch(running, NOTHING)
@@ -209,6 +225,7 @@ class ProcessLife:
             raise LaunchRefused(
                 FailureReason.EXITED, f"its log or record cannot be written: {error}"
             ) from error
+        self._end_argv = facts.end_argv
         running = Running(process, facts, spec.api_key, adopted=False)
         self._replica.launched(running.endpoint, process.pid, spec.device_uuids)
         return running

@@ -31,6 +31,7 @@ class LaunchFacts:
     program: str = ""
     device_uuids: tuple[str, ...] = ()
     launched_ms: int = 0
+    end_argv: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,4 +46,5 @@ def facts_of(launch: Launch, fingerprint: str, program: str, launched_ms: int) -
         program=program,
         device_uuids=launch.spec.device_uuids,
         launched_ms=launched_ms,
+        end_argv=launch.plan.end_argv,
     )

@@ -81,6 +81,7 @@ async def _open(
         records=records,
         telemetry=sampler,
         digests=ModelDigests(settings.state_dir),
+        downloads_allowed=config.policy.downloads.allow,
         models=ModelResolver(config.policy.downloads, settings.state_dir, holders=list(wanted)),
         transport=transport,
         state_dir=settings.state_dir,

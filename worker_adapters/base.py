@@ -54,6 +54,8 @@ class LaunchPlan:
 
     argv: tuple[str, ...]
     env: Mapping[str, str] = field(repr=False)
+    end_argv: tuple[str, ...] = ()
+    """What also has to be run at its end, once its processes are gone."""
 
 
 class EngineLauncher(ABC):

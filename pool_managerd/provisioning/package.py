@@ -1,0 +1,123 @@
+"""`mode: package`: an engine from Python packages, in a virtual environment of its own.
+
+Without a command of its own it is xllamacpp under the embedded server: our child
+program with the environment's packages before ours, so that a wheel that knows the
+machine's cards can be used.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import anyio.to_thread
+
+from contracts.config import Package, Pool
+from contracts.plans import MissingTool, PlanStep
+from contracts.pools import FailureReason, Phase, Preparation
+from pool_managerd.failure import LaunchRefused
+from pool_managerd.provisioning.command import filled
+from pool_managerd.provisioning.showing import launch_step
+from pool_managerd.provisioning.tools import ProvisioningTools
+from pool_managerd.provisioning.workshop import finish, key_of, making, run_tool
+from worker_adapters.base import LaunchPlan, LaunchSpec
+from worker_adapters.registry import ENGINES
+
+PIP = ("-m", "pip", "install", "--no-input", "--disable-pip-version-check", "--progress-bar", "off")
+
+
+async def provision(pool: Pool, spec: LaunchSpec, tools: ProvisioningTools) -> LaunchPlan:
+    """The launch of one replica from its environment, which is made first if need be.
+
+    Raises:
+        LaunchRefused: downloads are off, or an installation failed.
+    """
+    config = _config(pool)
+    async with making(tools.state_dir, _key(config)) as (place, room):
+        if room is not None:
+            _refuse_if_forbidden(pool, tools)
+            await _make(config, room, place, tools)
+    return plan(pool, spec, place)
+
+
+def steps(pool: Pool, spec: LaunchSpec) -> list[PlanStep]:
+    """Making the environment, once, and the launch."""
+    config, place = _config(pool), Path("{state_dir}/engines") / _key(_config(pool))
+    return [
+        PlanStep(
+            what="make an environment",
+            argv=("{python}", "-m", "venv", "--clear", str(_environment(place))),
+        ),
+        PlanStep(
+            what="install into it (needs policy.downloads.allow)",
+            argv=(str(_python(place)), *PIP, *config.requirements),
+        ),
+        launch_step(plan(pool, spec, place)),
+    ]
+
+
+def missing(pool: Pool, spec: LaunchSpec) -> list[MissingTool]:  # noqa: ARG001
+    """Python brings all that is needed."""
+    return []
+
+
+def plan(pool: Pool, spec: LaunchSpec, place: Path) -> LaunchPlan:
+    """The launch of an environment that is there."""
+    config = _config(pool)
+    devices = ",".join(spec.device_uuids)
+    env = {"CUDA_VISIBLE_DEVICES": devices, "LLAMA_API_KEY": spec.api_key}
+    if config.command:
+        argv = filled(config.command, spec, python=str(_python(place)))
+        program = _environment(place) / "bin" / argv[0]
+        return LaunchPlan((str(program), *argv[1:], *spec.engine_args), env)
+    inner = ENGINES[pool.engine].launchers["embedded"].plan(spec)
+    python = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    packages = _environment(place) / "lib" / python / "site-packages"
+    return LaunchPlan(inner.argv, {**inner.env, **env, "PYTHONPATH": str(packages)})
+
+
+def _environment(place: Path) -> Path:
+    return place.with_name(f"{place.name}.environment")
+
+
+def _python(place: Path) -> Path:
+    return _environment(place) / "bin" / "python"
+
+
+async def _make(config: Package, room: Path, place: Path, tools: ProvisioningTools) -> None:
+    since_ms = tools.unix_ms()
+
+    def tell(line: str) -> None:
+        what = line[:512] or ", ".join(config.requirements)[:512]
+        tools.preparing(Preparation(phase=Phase.INSTALLING, what=what, since_ms=since_ms))
+
+    tell("making an environment")
+    try:
+        # Scripts of an environment name the place they were made in, so that it cannot
+        # be moved: an empty directory in its place says that it is whole.
+        environment, whole = _environment(place), room / "whole"
+        await run_tool((sys.executable, "-m", "venv", "--clear", str(environment)), room, tell)
+        await run_tool((str(_python(place)), *PIP, *config.requirements), room, tell)
+        await anyio.to_thread.run_sync(whole.mkdir)
+        finish(whole, place)
+    finally:
+        tools.preparing(None)
+
+
+def _refuse_if_forbidden(pool: Pool, tools: ProvisioningTools) -> None:
+    if not tools.downloads_allowed:
+        raise LaunchRefused(
+            FailureReason.DOWNLOAD_DENIED,
+            f"pool {pool.id}: its packages are not installed, and downloads are off;"
+            " set policy.downloads.allow, then restart pool_managerd",
+        )
+
+
+def _key(config: Package) -> str:
+    version = ".".join(map(str, sys.version_info[:3]))
+    return key_of({"python": version, "requirements": list(config.requirements)})
+
+
+def _config(pool: Pool) -> Package:
+    assert isinstance(pool.provisioning, Package)
+    return pool.provisioning
