@@ -7,28 +7,42 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from llama_orch.failures import ExitCode
 from llama_orch.tests.real_daemons import Command
 from llama_orch.tests.scripted_server import Run
-from pool_managerd.tests.test_daemon import fake_pool, ready
 from test_harness.stack import Stack, wait_for
+from test_harness.supervised import fake_command
 
 pytestmark = pytest.mark.slow
 
 
+def pool(root: Path, pool_id: str, replicas: int) -> dict[str, Any]:
+    model = root / f"{pool_id}.gguf"
+    model.write_bytes(b"any file will do")
+    return {
+        "id": pool_id,
+        "engine": "llamacpp",
+        "model": {"id": pool_id, "ref": f"file:{model}"},
+        "replicas": [{"devices": []}] * replicas,
+        "provisioning": {"mode": "command", "command": fake_command()},
+    }
+
+
 @pytest.fixture
 def stack(tmp_path: Path) -> Iterator[Stack]:
-    """pool_managerd with a pool of one replica, and one of two that are not started."""
+    """pool_managerd with a pool of one replica, and one of two."""
     root = tmp_path / "daemons"
     root.mkdir()
-    several = fake_pool(root, id="several", replicas=[{"devices": []}, {"devices": []}])
-    made = Stack(root, [fake_pool(root), several])
+    made = Stack(root, [pool(root, "fake", 1), pool(root, "several", 2)])
     try:
         made.start("pool_managerd").wait_ready()
-        wait_for(lambda: ready(made), "the stand-in serves")
+        with made.client("pool_managerd") as client:
+            path = "/v1/pools/fake/health"
+            wait_for(lambda: client.get(path).json()["ready"], "the stand-in serves")
         yield made
     finally:
         made.stop()
@@ -40,7 +54,7 @@ def write(stack: Stack, text: str) -> None:
 
 
 def test_the_last_lines_are_shown_and_failures_have_their_codes(stack: Stack, run: Run) -> None:
-    """LO-CMD-070, LO-CMD-061."""
+    """LO-CMD-070, LO-CMD-071."""
     write(stack, "one\ntwo\nthree\n")
     where = ("--config", str(stack.config_path), "--token-file", str(stack.state_dir / "token"))
     shown = run("logs", "fake", "-n", "2", *where)
