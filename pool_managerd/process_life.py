@@ -42,7 +42,7 @@ from worker_adapters.errors import EngineError
 from worker_adapters.registry import ENGINES, new_client
 from worker_adapters.transport import EngineTransport
 
-LOG_BOUND_S = (0.01, 0.1)
+LOG_BOUND_S = (0.01, 0.05)
 """How often a log that is flooded, and one that is quiet, is looked at."""
 LOG_QUIET_BYTES = 64 * 1024
 SPAWN_DEADLINE_S = 10.0
