@@ -11,6 +11,7 @@ could be asked.
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -91,7 +92,7 @@ def _key(record: ProcessRecord) -> str | None:
     if not is_alive(record):
         return None
     for value in environment_of(record.pid).values():
-        if hash_of(value) == record.api_key_sha256:
+        if hmac.compare_digest(hash_of(value), record.api_key_sha256):
             return value.decode()
     return None
 

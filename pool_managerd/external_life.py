@@ -75,5 +75,5 @@ class ExternalLife:
             lambda seen: seen,
         )
 
-    async def end(self) -> None:
+    async def end(self, memory_s: float) -> None:
         """Nothing of it is ours."""

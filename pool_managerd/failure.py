@@ -13,18 +13,39 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from contracts.pools import FailureReason
+from pool_managerd.domain.xid import XidAction, XidVerdict
 
 MESSAGE_CHARACTERS_MAX = 2048
 
-_OUT_OF_MEMORY = re.compile(
+_VRAM_OOM = re.compile(
+    r"CUDA(_ERROR| error)?:? ?_?out.of.memory|cudaMalloc failed: out of memory"
+    r"|allocate CUDA\d* buffer|ErrorOutOfDeviceMemory|(CUDA|HIP) out of memory",
+    re.IGNORECASE,
+)
+_GPU_LOST = re.compile(
+    r"GPU is lost|fallen off the bus|no CUDA-capable device|driver/library version mismatch"
+    r"|driver version is insufficient|CUDA_ERROR_NO_DEVICE|CUDA.*(busy or unavailable)",
+    re.IGNORECASE,
+)
+_HOST_OOM = re.compile(
     r"out of memory|cannot allocate memory|bad_alloc|unable to allocate|failed to allocate",
     re.IGNORECASE,
 )
-_OUT_OF_MEMORY_REMEDY = (
-    "it ran out of memory: lower `ctx` or `slots`, choose a smaller model, or free the device"
+_LAST_WORDS = (
+    (_VRAM_OOM, FailureReason.VRAM_OOM),
+    (_GPU_LOST, FailureReason.GPU_LOST),
+    (_HOST_OOM, FailureReason.HOST_OOM),
 )
+"""What a line says whatever the engine: of CUDA and of the C++ library, in this order."""
+KILLED = frozenset({-signal.SIGKILL, 128 + signal.SIGKILL})
 _REMEDIES = {
     FailureReason.BAD_ARGUMENT: "it refused its arguments: check `engine_args` and `provisioning`",
+    FailureReason.GPU_LOST: "it lost its GPU or the driver: look at `nvidia-smi` and the kernel's"
+    " log, and reset the card or reboot",
+    FailureReason.HOST_OOM: "the machine ran out of memory: lower `ctx` or `slots`, take a smaller"
+    " model, or free memory",
+    FailureReason.VRAM_OOM: "its GPU ran out of memory: lower `ctx` or `slots`, choose a smaller"
+    " model, or free the card; it is not started again at this size",
     FailureReason.MODEL_INVALID: "it cannot load the model: the file is damaged or of a kind it"
     " does not know; replace it",
     FailureReason.MODEL_MISSING: "it did not find the model file; check `model.ref`",
@@ -50,27 +71,41 @@ class LaunchRefused(Exception):
         self.failure = Failure(reason, message[:MESSAGE_CHARACTERS_MAX])
 
 
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a process ended; a negative code is the signal that ended it, None is unknown."""
+
+    exit_code: int | None
+    oom_killed: bool = False
+    """Whether the kernel killed something for want of memory while it ran."""
+    xid: XidVerdict | None = None
+    """A new error of the driver on one of its cards while it ran."""
+
+
 def exit_failure(
     reason: FailureReason,
-    exit_code: int | None,
+    ending: Ending,
     program: str,
     log_tail: Sequence[str],
     *,
     model_there: bool,
 ) -> Failure:
-    """The failure of a process that ended; a negative code is the signal that ended it.
+    """The failure of a process that ended.
+
+    Args:
+        reason: what its adapter makes of its exit code and its last lines.
 
     An engine says the same of a model that is missing, damaged, or too large for
-    the memory that is free.  Only the last may heal by itself.
+    the memory that is free: what its lines tell of memory goes first, and what the
+    driver and the kernel tell before everything.
     """
-    message = f"{program} {_ending(exit_code)}"
-    remedy = _REMEDIES.get(reason)
+    reason = _cause(reason, ending, log_tail)
     if reason is FailureReason.MODEL_MISSING and model_there:
-        reason, remedy = FailureReason.MODEL_INVALID, _REMEDIES[FailureReason.MODEL_INVALID]
-    if any(_OUT_OF_MEMORY.search(line) for line in log_tail):
-        remedy = _OUT_OF_MEMORY_REMEDY
-        if reason is FailureReason.MODEL_INVALID:
-            reason = FailureReason.EXITED
+        reason = FailureReason.MODEL_INVALID
+    remedy = _REMEDIES.get(reason)
+    if ending.xid is not None and reason is ending.xid.reason:
+        remedy = ending.xid.remedy
+    message = f"{program} {_ended(ending.exit_code)}"
     if remedy is not None:
         message += f": {remedy}"
     elif log_tail:
@@ -80,7 +115,18 @@ def exit_failure(
     return Failure(reason, message[:MESSAGE_CHARACTERS_MAX], tuple(log_tail))
 
 
-def _ending(exit_code: int | None) -> str:
+def _cause(reason: FailureReason, ending: Ending, log_tail: Sequence[str]) -> FailureReason:
+    if ending.xid is not None and ending.xid.action is not XidAction.IGNORE:
+        return ending.xid.reason
+    if ending.oom_killed and ending.exit_code in KILLED:
+        return FailureReason.HOST_OOM
+    for words, told in _LAST_WORDS:
+        if any(words.search(line) for line in log_tail):
+            return told
+    return reason
+
+
+def _ended(exit_code: int | None) -> str:
     if exit_code is None:
         return "ended; an earlier pool_managerd had started it, so its exit code is lost"
     if exit_code >= 0:

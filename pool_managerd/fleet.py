@@ -16,6 +16,7 @@ from pool_managerd.external_life import ExternalLife
 from pool_managerd.life import Life
 from pool_managerd.process_life import LaunchTools, ProcessLife
 from pool_managerd.replica import Replica, ReplicaEntry
+from pool_managerd.restart_records import RestartRecords
 from pool_managerd.supervisor import Supervisor
 
 
@@ -55,6 +56,7 @@ class Fleet:
             self._tools.clock,
             self._chance,
             cut_off,
+            records=RestartRecords(self._tools.state_dir),
             on_trial=on_trial,
         )
         self._replicas[entry.replica_id] = replica

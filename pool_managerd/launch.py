@@ -10,9 +10,11 @@ from pathlib import Path
 
 import anyio.to_thread
 
-from contracts.pools import FailureReason, Preparation
-from pool_managerd.domain.devices import DevicesRefused, resolve, split_by_memory
+from contracts.pools import DeviceView, FailureReason, Preparation
+from pool_managerd.domain.devices import DevicesRefused, is_lost, resolve, split_by_memory
+from pool_managerd.domain.xid import XidAction, xid_verdict
 from pool_managerd.failure import LaunchRefused
+from pool_managerd.fitting import check_fit, needed_memory
 from pool_managerd.models.resolve import ModelResolver
 from pool_managerd.provisioning.registry import PLANNERS
 from pool_managerd.replica import Endpoint, ReplicaEntry
@@ -41,6 +43,7 @@ async def prepare(
     telemetry: Sampler,
     models: ModelResolver,
     preparing: Callable[[Preparation | None], None],
+    reserve_bytes: int,
 ) -> Launch:
     """A launch on a port that is free now, with a fresh key.
 
@@ -48,11 +51,15 @@ async def prepare(
 
     Raises:
         LaunchRefused: the model, the program or a card is missing, or the
-            configuration asks for what cannot be.
+            configuration asks for what cannot be, or the model is no sound one or
+            does not fit: `reserve_bytes` of each card stay free.
     """
     pool = entry.pool
     model = await _model(entry, models, preparing)
     device_uuids = await _devices(entry, telemetry)
+    needed = await needed_memory(pool, model)
+    if device_uuids and needed is not None:
+        await check_fit(pool, needed, device_uuids, telemetry, reserve_bytes)
     spec = LaunchSpec(
         model_path=model,
         model_alias=pool.model.id,
@@ -92,11 +99,28 @@ async def _devices(entry: ReplicaEntry, telemetry: Sampler) -> tuple[str, ...]:
     if wanted == ():
         return ()
     try:
-        return resolve(wanted, await telemetry.known(), entry.devices_key)
+        uuids = resolve(wanted, await telemetry.known(), entry.devices_key)
     except DevicesRefused as error:
         raise LaunchRefused(FailureReason.BAD_ARGUMENT, str(error)) from error
     except TelemetrySilent as error:
         raise LaunchRefused(FailureReason.UNREACHABLE, str(error)) from error
+    for device in telemetry.devices:
+        if device.uuid in uuids:
+            _refuse_if_lost(device)
+    return uuids
+
+
+def _refuse_if_lost(device: DeviceView) -> None:
+    """Nothing is started on a card that only a reset of the driver brings back."""
+    verdict = None if device.xid is None else xid_verdict(device.xid)
+    condemned = verdict is not None and verdict.action is XidAction.LOSE_DEVICE
+    if is_lost(device) or condemned:
+        why = verdict.remedy if verdict is not None and condemned else "it is lost"
+        raise LaunchRefused(
+            FailureReason.GPU_LOST,
+            f"GPU {device.index} ({device.name}): {why}; reset the card or reboot, then restart"
+            " pool_managerd",
+        )
 
 
 def _free_port() -> int:

@@ -34,8 +34,10 @@ class Life(Protocol):
         """
         ...
 
-    async def end(self) -> None:
+    async def end(self, memory_s: float) -> None:
         """Leave nothing of ours behind; ending twice is no error.
+
+        Waits for memory of cards to come back, and `memory_s` at most.
 
         Raises:
             GroupSurvives: its processes do not go away.

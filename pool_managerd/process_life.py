@@ -20,14 +20,17 @@ from contracts.pools import FailureReason
 from contracts.service.failpoints import Failpoints
 from contracts.service.settings import child_environment
 from pool_managerd.adoption import Survivor, is_alive
+from pool_managerd.card_watch import NOTHING, CardWatch, marked
 from pool_managerd.clock import Clock
 from pool_managerd.domain.replica_state import Move
-from pool_managerd.failure import Failure, LaunchRefused, exit_failure
+from pool_managerd.domain.vram import MemoryMark
+from pool_managerd.failure import Ending, Failure, LaunchRefused, exit_failure
 from pool_managerd.launch import Launch, prepare
 from pool_managerd.leasing import Leasing
 from pool_managerd.life import Served, engine_failure
 from pool_managerd.models.digest import ModelDigests
 from pool_managerd.models.resolve import ModelResolver
+from pool_managerd.oom import VMSTAT, OomMark, oom_mark
 from pool_managerd.process import ReplicaProcess, start
 from pool_managerd.process_group import end_group
 from pool_managerd.readiness import NotOurs, until_adopted, until_ours, until_serving
@@ -47,6 +50,8 @@ LOG_BOUND_S = (0.01, 0.05)
 LOG_QUIET_BYTES = 64 * 1024
 SPAWN_DEADLINE_S = 10.0
 REAP_S = 1.0
+IN_CONTAINER = frozenset({"container"})
+"""Modes whose processes are none of our group, and numbered otherwise."""
 
 _log = structlog.get_logger(__name__)
 
@@ -65,6 +70,8 @@ class LaunchTools:
     leasing: Leasing
     patience: Patience
     start_timeout_s: float
+    reserve_bytes: int = 0
+    """Of each card, to be left alone by every launch."""
     models: ModelResolver = field(default_factory=ModelResolver.files_only)
     failpoints: Failpoints = field(default_factory=Failpoints.none)
 
@@ -88,6 +95,8 @@ class ProcessLife:
         self._log = replica.log = ReplicaLog(tools.state_dir, replica.entry.replica_id)
         self._survivor = survivor
         self._process: ReplicaProcess | None = None
+        self._cards: CardWatch | None = None
+        self._oom = OomMark(VMSTAT, 0)
         self._digest_accepted = anyio.Event()
 
     @property
@@ -107,14 +116,24 @@ class ProcessLife:
             partial(self._serve, running, served),
             partial(self._check_digest, running),
             self._bound_log,
+            self._watch_cards,
         )
 
-    async def end(self) -> None:
-        """End the process group: by TERM first, unless its leader is dead already."""
+    async def end(self, memory_s: float) -> None:
+        """End the process group: by TERM first, unless its leader is dead already.
+
+        Returns once the memory of its cards is back, or `memory_s` after its end.
+        """
         process = self._process
         if process is None:
             return
+        memory = None if self._cards is None else await self._cards.before_end()
         await end_group(process.pid, 0 if process.exited else self._tools.stop_grace_ms)
+        if self._cards is not None and memory is not None:
+            held = await self._cards.memory_back(memory, memory_s)
+            if held is not None:
+                _log.warning("replica.memory_held", message=held)
+                self._replica.failed(Failure(FailureReason.VRAM_HELD, held))
         with anyio.move_on_after(REAP_S):
             await process.wait()
         await anyio.to_thread.run_sync(self._tools.records.remove, self._replica.entry.replica_id)
@@ -125,10 +144,17 @@ class ProcessLife:
         """The process of this life; raises `LaunchRefused`."""
         survivor, self._survivor = self._survivor, None
         if survivor is not None:
-            return self._take_back(survivor)
+            running = self._take_back(survivor)
+            self._oom = await anyio.to_thread.run_sync(oom_mark, running.process.pid)
+            return running
         tools, replica = self._tools, self._replica
-        launch = await prepare(replica.entry, tools.telemetry, tools.models, replica.preparing)
+        launch = await prepare(
+            replica.entry, tools.telemetry, tools.models, replica.preparing, tools.reserve_bytes
+        )
+        before = marked(tools.telemetry, launch.spec.device_uuids)
         running = await self._start(launch)
+        self._cards = self._card_watch(running, before)
+        self._oom = await anyio.to_thread.run_sync(oom_mark, running.process.pid)
         await self._replica.advance(Move.SPAWNED)
         return running
 
@@ -146,7 +172,23 @@ class ProcessLife:
         self._log.conceal(running.api_key)
         _log.info("replica.adopted", replica_id=record.replica_id, pid=record.pid)
         self._replica.launched(running.endpoint, process.pid, running.facts.device_uuids)
+        self._cards = self._card_watch(running, NOTHING)
         return running
+
+    def _card_watch(self, running: Running, before: MemoryMark) -> CardWatch:
+        in_container = self._pool.provisioning.mode in IN_CONTAINER
+        return CardWatch(
+            self._replica,
+            self._tools.telemetry,
+            running.facts.device_uuids,
+            None if in_container else running.process.pid,
+            before,
+            expected_bytes=None,
+        )
+
+    async def _watch_cards(self) -> None:
+        if self._cards is not None:
+            await self._cards.run()
 
     async def _start(self, launch: Launch) -> Running:
         """Start the process and record it; not to be torn apart by a cancellation.
@@ -182,8 +224,13 @@ class ProcessLife:
         tail = await self._tail(running)
         reason = self._launcher.exit_reason(-1 if exit_code is None else exit_code, tail)
         model_there = await anyio.to_thread.run_sync(running.model.is_file)
+        ending = Ending(
+            exit_code,
+            oom_killed=await anyio.to_thread.run_sync(self._oom.killed_since),
+            xid=None if self._cards is None else self._cards.new_xid(),
+        )
         program = running.facts.program
-        return exit_failure(reason, exit_code, program, tail, model_there=model_there)
+        return exit_failure(reason, ending, program, tail, model_there=model_there)
 
     async def _serve(self, running: Running, served: Served) -> Failure:
         """Why it does not serve, or does not any more, though its process lives."""

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import anyio
 import anyio.to_thread
 
 from contracts.service.settings import model_file
-from pool_managerd.domain.devices import DevicesRefused, resolve
+from pool_managerd.domain.devices import DevicesRefused, resolve, split_by_memory
+from pool_managerd.domain.fit import Estimate, refusal
+from pool_managerd.failure import LaunchRefused
+from pool_managerd.fitting import free_cards, needed_memory
 from pool_managerd.procfs import available_memory
 from pool_managerd.replica import ReplicaEntry
 from pool_managerd.telemetry.sampler import Sampler
-
-SPARE = 1.25
-"""What a model takes beyond its file for caches and buffers, as a factor; an estimate."""
 
 
 class Room:
@@ -25,24 +24,29 @@ class Room:
         self._reserve_bytes = reserve_bytes
 
     async def holds(self, entry: ReplicaEntry) -> bool:
-        """Whether a replica of this entry fits beside all that runs now."""
-        needed = await anyio.to_thread.run_sync(_needed_bytes, entry)
+        """Whether a replica of this entry fits beside all that runs now.
+
+        A model that is not here yet, or is no sound one, needs nothing: its launch
+        tells, before anything is started.
+        """
+        model = model_file(entry.pool.model.ref)
+        needed: Estimate | None = Estimate(weights=0)
+        if model is not None and await anyio.to_thread.run_sync(Path.exists, model):
+            try:
+                needed = await needed_memory(entry.pool, model)
+            except LaunchRefused:
+                return True
         wanted = entry.pool.replicas[entry.index].devices
+        devices = self._telemetry.devices
         try:
-            cards = resolve(wanted, self._telemetry.devices, entry.devices_key)
+            uuids = resolve(wanted, devices, entry.devices_key)
         except DevicesRefused:
             return False
+        cards = free_cards(uuids, devices)
+        if needed is None or cards is None:
+            return False
         if not cards:
-            return needed <= await anyio.to_thread.run_sync(available_memory)
-        free = {
-            device.uuid: device.total_bytes - device.used_bytes - self._reserve_bytes
-            for device in self._telemetry.devices
-            if device.used_bytes is not None
-        }
-        return all(free.get(card, 0) >= needed / len(cards) for card in cards)
-
-
-def _needed_bytes(entry: ReplicaEntry) -> float:
-    path = model_file(entry.pool.model.ref)
-    size = Path(path).stat().st_size if path is not None and path.is_file() else 0
-    return size * SPARE
+            return needed.total <= await anyio.to_thread.run_sync(available_memory)
+        split = split_by_memory(uuids, devices)
+        name = entry.pool.model.id
+        return refusal(name, needed, cards, self._reserve_bytes, split) is None

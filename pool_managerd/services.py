@@ -89,6 +89,7 @@ async def _open(
         leasing=leasing,
         patience=Patience.of(config),
         start_timeout_s=config.supervision.start_ms / 1000,
+        reserve_bytes=config.gpus.reserve_bytes,
         failpoints=failpoints,
     )
     survivors = await take_stock(records, wanted, config.timeouts.stop_grace_ms)

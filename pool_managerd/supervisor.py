@@ -16,18 +16,22 @@ import math
 from collections.abc import Callable
 
 import anyio
+import anyio.to_thread
 import structlog
 
 from contracts.pools import FailureReason, ReplicaState
 from pool_managerd.clock import Clock
 from pool_managerd.domain.replica_state import Move
-from pool_managerd.domain.restart import GiveUp, Pause, RestartBudget, Retry
+from pool_managerd.domain.restart import Breaker, GiveUp, Pause, RestartBudget, Retry
 from pool_managerd.failure import Failure
 from pool_managerd.life import Life
 from pool_managerd.process_group import GroupSurvives
 from pool_managerd.replica import Replica
+from pool_managerd.restart_records import RestartRecord, RestartRecords
 
 STUCK_RETRY_S = 5.0
+MEMORY_BACK_S, MEMORY_BACK_AT_STOP_S = 60.0, 8.0
+"""What a driver gets to free the memory of a dead process, before the next one and at a stop."""
 STOPPING = frozenset({ReplicaState.STOPPING, ReplicaState.STOPPED})
 RESTING = frozenset({ReplicaState.BACKOFF, ReplicaState.FAILED})
 
@@ -50,6 +54,7 @@ class Supervisor:
         chance: Callable[[], float],
         cut_off: Callable[[], frozenset[str]] = frozenset,
         *,
+        records: RestartRecords | None = None,
         on_trial: bool = False,
     ) -> None:
         self.replica = replica
@@ -59,6 +64,7 @@ class Supervisor:
         self._chance = chance
         self._cut_off = cut_off
         self.on_trial = on_trial
+        self._records = records
         self._scope = anyio.CancelScope()
         self._retry = anyio.Event()
         self._settled = anyio.Event()
@@ -109,6 +115,7 @@ class Supervisor:
         await self._failed.wait()
 
     async def _keep_serving(self) -> None:
+        await self._wait_as_before()
         while True:
             self.budget.starting()
             await self.replica.advance(Move.ADOPT if self._life.adopts else Move.START)
@@ -118,8 +125,36 @@ class Supervisor:
             await self._clear()
             delay_ms = await self._settle(failure)
             self._settled.set()
+            await self._keep_record()
             await self._rest(delay_ms)
             self.replica.restarted(failure.reason)
+
+    async def _wait_as_before(self) -> None:
+        """Go on where an earlier life of the daemon was: it forgives no failure."""
+        entry = self.replica.entry
+        if self._records is None:
+            return
+        record = await anyio.to_thread.run_sync(
+            self._records.read, entry.replica_id, entry.fingerprint
+        )
+        if record is None:
+            return
+        self.replica.restarts.update(record.restarts)
+        now, unix_now = self._clock.now_ms(), self._clock.unix_ms()
+        left_ms = self.budget.restore(record.state, now, unix_now)
+        if left_ms > 0 and not self._life.adopts:
+            await self.replica.advance(Move.START)
+            is_open = self.budget.breaker is Breaker.OPEN
+            await self.replica.advance(Move.GIVE_UP if is_open else Move.FAIL)
+            await self._rest(left_ms)
+
+    async def _keep_record(self) -> None:
+        entry, now = self.replica.entry, self._clock.now_ms()
+        if self._records is None or self.on_trial:
+            return
+        state = self.budget.state(now, self._clock.unix_ms())
+        record = RestartRecord(entry.fingerprint, state, dict(self.replica.restarts))
+        await anyio.to_thread.run_sync(self._records.write, entry.replica_id, record)
 
     async def _rest(self, delay_ms: int | None) -> None:
         """Wait for the next try; None: until somebody asks for one."""
@@ -166,7 +201,7 @@ class Supervisor:
         """
         while True:
             try:
-                return await self._life.end()
+                return await self._life.end(MEMORY_BACK_S)
             except GroupSurvives as error:
                 self._log.error("replica.stuck", message=str(error))
                 self.replica.failed(Failure(FailureReason.NOT_PROGRESSING, str(error)))
@@ -177,7 +212,7 @@ class Supervisor:
         if self.replica.state not in STOPPING:
             self.replica.move(Move.STOP)
         try:
-            await self._life.end()
+            await self._life.end(MEMORY_BACK_AT_STOP_S)
         except GroupSurvives as error:
             self._log.error("replica.stuck", message=str(error))
             return

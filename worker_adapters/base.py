@@ -85,7 +85,7 @@ class Observation:
     """Share of the KV cache in use, 0 to 1."""
     model_alias: str | None
     work_done: int | None = None
-    """A count that rises whenever the engine works; None where it does not tell."""
+    """A number that changes whenever the engine works; None where it does not tell."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -91,13 +91,15 @@ class LlamaCppClient(EngineClient):
     async def observe(self) -> Observation:
         """`/props`, and `/slots` where it is served."""
         props = read_json(_accepted(await self._ask("GET", "/props")), Props)
+        slots = await self._slots()
         return Observation(
             engine_version=engine_version(props),
             ctx=props.default_generation_settings.n_ctx,
             slots_total=props.total_slots,
-            slots_busy=await self._busy_slots(),
+            slots_busy=None if slots is None else sum(slot.is_processing for slot in slots),
             kv_cache_usage=None,
             model_alias=props.model_alias,
+            work_done=None if slots is None else sum(slot.work_done for slot in slots),
         )
 
     async def count_prompt(self, request: GenerationRequest) -> int:
@@ -133,11 +135,11 @@ class LlamaCppClient(EngineClient):
         answer = await self._ask("POST", "/apply-template", body, request.correlation_id)
         return read_json(_accepted(answer), Rendered).prompt
 
-    async def _busy_slots(self) -> int | None:
+    async def _slots(self) -> list[Slot] | None:
         answer = await self._ask("GET", "/slots")
         if answer.status == 501:
             return None
-        return sum(slot.is_processing for slot in read_json(_accepted(answer), list[Slot]))
+        return read_json(_accepted(answer), list[Slot])
 
     async def _ask(
         self, method: str, path: str, body: bytes | None = None, correlation_id: str | None = None

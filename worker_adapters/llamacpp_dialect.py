@@ -104,10 +104,25 @@ class Props(msgspec.Struct):
     build_info: str | None = None
 
 
+class NextToken(msgspec.Struct):
+    """What a slot generates."""
+
+    n_decoded: int = 0
+
+
 class Slot(msgspec.Struct):
-    """One entry of `/slots`."""
+    """One entry of `/slots`; one that was never used has no more than `is_processing`."""
 
     is_processing: bool
+    id_task: int = 0
+    n_prompt_tokens_processed: int = 0
+    next_token: tuple[NextToken, ...] = ()
+
+    @property
+    def work_done(self) -> int:
+        """A number that changes whenever the slot is given work or works."""
+        decoded = sum(token.n_decoded for token in self.next_token)
+        return self.id_task + self.n_prompt_tokens_processed + decoded
 
 
 class Error(msgspec.Struct):

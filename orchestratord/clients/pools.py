@@ -145,9 +145,15 @@ class PoolsClient:
                 f"{replica_id}: renewal answered {status}", not_ready=_says_not_ready(answer)
             )
 
-    async def release(self, lease: Lease, correlation_id: str) -> None:
-        """Give a slot back; raises `PoolManagerAway`, and then its TTL frees it."""
-        await self._call("DELETE", f"/v1/leases/{lease.lease_id}", None, correlation_id)
+    async def release(self, lease: Lease, correlation_id: str, *, stalled: bool = False) -> None:
+        """Give a slot back; raises `PoolManagerAway`, and then its TTL frees it.
+
+        Args:
+            stalled: the engine sent nothing for too long; it has to prove itself
+                before it is given new work.
+        """
+        path = f"/v1/leases/{lease.lease_id}{'?stalled=true' if stalled else ''}"
+        await self._call("DELETE", path, None, correlation_id)
 
     async def endpoint(self, replica_id: str) -> Endpoint:
         """Where a replica serves and the key it takes; raises `PoolManagerAway`.

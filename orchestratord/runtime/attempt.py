@@ -150,10 +150,10 @@ class Attempt:
         assert ending is not None
         return ending
 
-    async def release(self) -> None:
-        """Give the slot back."""
+    async def release(self, *, stalled: bool = False) -> None:
+        """Give the slot back; `stalled`: its engine sent nothing for too long."""
         self._tools.failpoints.hit("lease.release")
-        await self._lease.release()
+        await self._lease.release(stalled=stalled)
 
     def renewal_due(self, now: float) -> bool:
         """Whether the lease wants another TTL."""

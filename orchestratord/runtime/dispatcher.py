@@ -301,10 +301,11 @@ class Dispatcher:
         if isinstance(ending, Rerun):
             await self._rerun(task, attempt, ending)
         else:
-            if isinstance(ending, Failed) and ending.code is ErrorCode.DECODE_TIMEOUT:
+            stalled = isinstance(ending, Failed) and ending.code is ErrorCode.DECODE_TIMEOUT
+            if stalled:
                 self._pools.distrust(attempt.replica.replica_id, self._tools.clock.now())
             recorded = await self._finish(task, ending)
-            await attempt.release()
+            await attempt.release(stalled=stalled)
             move, tokens = MOVES[type(recorded.ending)], recorded.outcome.tokens_out
             self._scheduler.finish(task.task_id, move, tokens, self._tools.clock.now())
         self._attempts.pop(task.task_id, None)

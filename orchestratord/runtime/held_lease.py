@@ -115,10 +115,10 @@ class HeldLease:
             # A manager that was started meanwhile is not the one that answered.
             self._doubts -= doubts
 
-    async def release(self) -> None:
+    async def release(self, *, stalled: bool = False) -> None:
         """Give the slot back; where the manager is away, the lease's TTL does."""
         with contextlib.suppress(PoolManagerAway), anyio.CancelScope(shield=True):
             async with self._turn:
                 lease, self._lease = self._lease, None
                 if lease is not None:
-                    await self._pools.release(lease, self._correlation_id)
+                    await self._pools.release(lease, self._correlation_id, stalled=stalled)

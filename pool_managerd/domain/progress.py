@@ -2,7 +2,7 @@
 
 An engine that answers every probe may be dead all the same: its GPU call never
 returns, and it goes on saying 200.  So what counts is work.  A sign of life is any
-of these: the engine's own counter of work done has risen, a task under a lease
+of these: the engine's own figure of work done has changed, a task under a lease
 reports progress, or a token was generated when it was asked for one.
 
     in flight, and no sign of life for too long   -> STALLED
@@ -41,7 +41,7 @@ class Progress:
         self._work_done: int | None = None
 
     def counted(self, work_done: int | None, now: int) -> None:
-        """The engine says how much work it has done so far; None: it does not tell."""
+        """The engine's figure of the work it has done, which changes with it; None: not told."""
         if work_done is not None and work_done != self._work_done:
             if self._work_done is not None:
                 self.moved(now)

@@ -29,9 +29,13 @@ from contracts.pools import FailureReason
 UNRECOVERABLE = frozenset(
     {
         FailureReason.BAD_ARGUMENT,
+        FailureReason.DOWNLOAD_DENIED,
+        FailureReason.GPU_LOST,
+        FailureReason.INSUFFICIENT_VRAM,
         FailureReason.MODEL_INVALID,
         FailureReason.MODEL_MISSING,
         FailureReason.TOOL_MISSING,
+        FailureReason.VRAM_OOM,
     }
 )
 JITTER = 0.25
@@ -75,6 +79,19 @@ class _Counted:
     tasks: frozenset[str]
 
 
+@dataclass(frozen=True, slots=True)
+class RestartState:
+    """What outlives a restart of the daemon; times in Unix ms."""
+
+    failures: tuple[tuple[int, frozenset[str]], ...]
+    """When, and the tasks that held slots."""
+    tries: int
+    retry_at: int | None
+    """When the next try is due; None: none is, or the last failure cannot heal by trying."""
+    open: bool
+    """Whether the breaker is, until then."""
+
+
 class RestartBudget:
     """The failures of one replica and what follows from them; times in monotonic ms."""
 
@@ -84,10 +101,37 @@ class RestartBudget:
         self._failures: deque[_Counted] = deque(maxlen=policy.intensity)
         self._tries = 0
         self._serving_since: int | None = None
+        self._retry_at: int | None = None
+
+    def state(self, now: int, unix_now: int) -> RestartState:
+        """Everything that counts, as of now."""
+        shift = unix_now - now
+        failures = tuple((failure.at + shift, failure.tasks) for failure in self._failures)
+        retry_at = None if self._retry_at is None else self._retry_at + shift
+        return RestartState(failures, self._tries, retry_at, self.breaker is not Breaker.CLOSED)
+
+    def restore(self, state: RestartState, now: int, unix_now: int) -> int:
+        """Go on from an earlier life of the daemon; returns the ms until the next try.
+
+        A wall clock that was set back makes nothing wait longer than its policy
+        says, and a failure that cannot heal by trying is tried once more: a start
+        of the daemon is its operator's word.
+        """
+        shift = now - unix_now
+        for at, tasks in state.failures[-self._policy.intensity :]:
+            self._failures.append(_Counted(min(now, at + shift), tasks))
+        self._tries = state.tries
+        if state.retry_at is None:
+            return 0
+        if state.open:
+            self.breaker = Breaker.OPEN
+        self._retry_at = now + min(self._policy.cap_ms, max(0, state.retry_at - unix_now))
+        return self._retry_at - now
 
     def serving(self, now: int) -> None:
         """The replica serves from now on; a half-open breaker closes."""
         self._serving_since = now
+        self._retry_at = None
         self.breaker = Breaker.CLOSED
 
     def starting(self) -> None:
@@ -103,7 +147,7 @@ class RestartBudget:
     def reset(self) -> None:
         """Forget all failures: an operator says that their cause is mended."""
         self._failures.clear()
-        self._tries = 0
+        self._tries, self._retry_at = 0, None
         self.breaker = Breaker.CLOSED
 
     def failed(
@@ -122,13 +166,15 @@ class RestartBudget:
         self._forget_if_stable(now)
         self._serving_since = None
         if reason in UNRECOVERABLE:
-            self.breaker = Breaker.OPEN
+            self.breaker, self._retry_at = Breaker.OPEN, None
             return GiveUp()
         self._tries += 1
+        decision: Retry | Pause = Retry(self._delay_ms(chance))
         if self._one_too_many(now, tasks) or self.breaker is Breaker.HALF_OPEN:
             self.breaker = Breaker.OPEN
-            return Pause(self._policy.cap_ms)
-        return Retry(self._delay_ms(chance))
+            decision = Pause(self._policy.cap_ms)
+        self._retry_at = now + decision.delay_ms
+        return decision
 
     def _forget_if_stable(self, now: int) -> None:
         since = self._serving_since

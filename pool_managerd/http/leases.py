@@ -35,7 +35,10 @@ class LeaseRoutes:
 
     async def release(self, request: Request) -> Response:
         """The slot is free; also where there was no such lease."""
-        self._leasing.release(_lease_id(request))
+        stalled = request.query_params.get("stalled", "false")
+        if stalled not in ("true", "false"):
+            raise Refusal(ErrorCode.INVALID_PARAMS, "stalled: must be `true` or `false`.")
+        self._leasing.release(_lease_id(request), stalled=stalled == "true")
         return Response(status_code=204)
 
     def routes(self) -> list[ApiRoute]:
@@ -79,4 +82,12 @@ _RELEASE = Operation(
     status=204,
     errors=(ErrorCode.INVALID_PARAMS,),
     path=(_LEASE_ID,),
+    query=(
+        Parameter(
+            "stalled",
+            "Whether the engine sent nothing for too long: it must prove itself first.",
+            {"type": "string", "enum": ["true", "false"]},
+            required=False,
+        ),
+    ),
 )

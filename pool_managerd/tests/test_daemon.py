@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -22,7 +23,7 @@ from test_harness.stack import Stack, wait_for
 from test_harness.supervised import fake_command
 
 pytestmark = pytest.mark.slow
-CARD = {"index": 0, "uuid": "GPU-a", "name": "Card", "total_bytes": 100, "used_bytes": 10}
+CARD = {"index": 0, "uuid": "GPU-a", "name": "Card", "total_bytes": 2**34, "used_bytes": 10}
 
 
 def fake_pool(root: Path, *options: str, **changes: Any) -> dict[str, Any]:
@@ -277,6 +278,70 @@ def test_an_engine_of_a_launch_that_is_not_wanted_any_more_is_ended(
     assert "orphan.ended" in stack.daemons["pool_managerd"].logged()
 
 
+def test_a_stranger_on_the_port_of_an_engine_that_was_left_is_not_trusted(
+    stacks: list[Stack], tmp_path: Path
+) -> None:
+    """LO-POOL-150, LO-POOL-005: the engine lives, and its port is somebody else's."""
+    stack = started(stacks, tmp_path, fake_pool(tmp_path, "--fault", "deaf-after-1"))
+    wait_for(lambda: ready(stack), "the stand-in serves")
+    left = snapshot(stack).pools[0].replicas[0]
+    assert left.pid is not None
+    assert left.base_url is not None
+    stack.daemons["pool_managerd"].stop(signal.SIGKILL)
+    port = left.base_url.rpartition(":")[2]
+    argv = [sys.executable, "-m", "test_harness.fake_engines.llamacpp", "--port", port]
+    wait_for(lambda: is_refused(port), "it has closed its port")
+    stranger = subprocess.Popen([*argv, "--fault", "wrong-identity"])
+    try:
+        wait_for(lambda: not is_refused(port), "the stranger listens")
+        stack.start("pool_managerd").wait_ready()
+        assert last_error(stack).startswith("IDENTITY_MISMATCH")
+        wait_for(lambda: ready(stack), "a new engine serves")
+        assert snapshot(stack).pools[0].replicas[0].base_url != left.base_url
+        assert not group_members(left.pid)
+        metrics = httpx2.get(f"{left.base_url}/metrics", trust_env=False).text
+        assert "tokens_predicted_total 0" in metrics
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+def is_refused(port: str) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", int(port))) != 0
+
+
+def test_a_replica_is_stopped_only_when_the_memory_of_its_card_is_back(
+    stacks: list[Stack], tmp_path: Path
+) -> None:
+    """LO-POOL-159: P-3, with a driver that takes a second and a half."""
+    cards = tmp_path / "gpus.json"
+
+    def show(used: int, *pids: int) -> None:
+        held = [{"pid": pid, "used_bytes": used} for pid in pids]
+        fresh = cards.with_suffix(".new")
+        card = CARD | {"total_bytes": 2**34, "used_bytes": used, "processes": held}
+        fresh.write_text(json.dumps({"devices": [card]}))
+        fresh.rename(cards)
+
+    show(0)
+    gpus = {"source": "file", "file": str(cards), "sample_ms": 50}
+    pool = fake_pool(tmp_path, replicas=[{"devices": [0]}])
+    stack = started(stacks, tmp_path, pool, gpus=gpus)
+    wait_for(lambda: ready(stack), "the stand-in serves")
+    pid = snapshot(stack).pools[0].replicas[0].pid
+    assert pid is not None
+    show(2**33, pid)
+    wait_for(lambda: snapshot(stack).devices[0].used_bytes == 2**33, "its memory is seen")
+    daemon = stack.daemons["pool_managerd"].process
+    daemon.terminate()
+    wait_for(lambda: not group_members(pid), "its processes end")
+    time.sleep(1.5)
+    assert daemon.poll() is None
+    show(0)
+    assert daemon.wait(10) == 0
+
+
 def test_devices_are_resolved_or_refused_by_the_name_of_their_key(
     stacks: list[Stack], tmp_path: Path
 ) -> None:
@@ -310,3 +375,30 @@ def test_an_unknown_placeholder_ends_the_daemon_with_78(
     assert daemon.process.wait(20) == 78
     assert "unknown placeholder {prot}" in daemon.logged()
     assert "pools[0].provisioning" in daemon.logged()
+
+
+def test_a_crash_loop_goes_on_where_it_was_after_a_restart_of_the_manager(
+    stacks: list[Stack], tmp_path: Path
+) -> None:
+    """LO-POOL-134: the breaker stays open, and the restarts are told."""
+    restart = {"base_ms": 20, "cap_ms": 60_000, "intensity": 3}
+    pool = fake_pool(tmp_path, "--fault", "die-at-start", restart=restart)
+    stack = started(stacks, tmp_path, pool)
+    wait_for(lambda: snapshot(stack).pools[0].breaker == "open", "the breaker opens")
+    told = snapshot(stack).pools[0].restarts
+    time.sleep(0.2)
+    stack.daemons["pool_managerd"].stop(signal.SIGKILL)
+    stack.start("pool_managerd").wait_ready()
+    wait_for(lambda: snapshot(stack).pools[0].replicas[0].state == "failed", "it waits on")
+    pool_now = snapshot(stack).pools[0]
+    assert (pool_now.breaker, pool_now.restarts) == ("open", told)
+
+
+def test_nothing_is_started_on_a_card_that_is_lost(stacks: list[Stack], tmp_path: Path) -> None:
+    """LO-POOL-024: Xid 79, and the card has fallen off the bus."""
+    cards = tmp_path / "gpus.json"
+    cards.write_text(json.dumps({"devices": [CARD | {"xid": 79, "total_bytes": 2**34}]}))
+    gpus = {"source": "file", "file": str(cards)}
+    stack = started(stacks, tmp_path, fake_pool(tmp_path, replicas=[{"devices": [0]}]), gpus=gpus)
+    assert last_error(stack).startswith("GPU_LOST: GPU 0 (Card)")
+    assert snapshot(stack).pools[0].replicas[0].pid is None

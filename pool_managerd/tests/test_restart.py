@@ -182,3 +182,39 @@ class Budget(RuleBasedStateMachine):
 
 TestBudget = Budget.TestCase
 TestBudget.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+def test_what_failed_counts_on_after_a_restart_of_the_daemon() -> None:
+    """LO-POOL-134: another monotonic clock, the same wall clock."""
+    policy = Restart(base_ms=100, cap_ms=1_000, intensity=3, window_ms=60_000)
+    before = RestartBudget(policy)
+    before.failed(FailureReason.CRASH, 5_000, 0.5)
+    before.failed(FailureReason.CRASH, 6_000, 0.5)
+    after = RestartBudget(policy)
+    assert after.restore(before.state(6_000, 106_000), 40, 106_050) == 150
+    after.starting()
+    assert after.failed(FailureReason.CRASH, 500, 0.5) == Pause(1_000)
+    third = RestartBudget(policy)
+    assert third.restore(after.state(600, 107_000), 7, 107_100) == 800
+    assert third.breaker is Breaker.OPEN
+    third.starting()
+    assert third.failed(FailureReason.CRASH, 900, 0.5) == Pause(1_000)
+
+
+def test_a_restored_failure_that_cannot_heal_is_tried_once_more() -> None:
+    """LO-POOL-134."""
+    before = RestartBudget(Restart())
+    before.failed(FailureReason.MODEL_MISSING, 5_000, 0.5)
+    after = RestartBudget(Restart())
+    assert after.restore(before.state(6_000, 106_000), 0, 106_000) == 0
+    assert after.breaker is Breaker.CLOSED
+
+
+@pytest.mark.parametrize("jump_ms", [-86_400_000, 86_400_000])
+def test_a_wall_clock_that_jumps_makes_nothing_wait_longer_than_its_cap(jump_ms: int) -> None:
+    """LO-POOL-134."""
+    policy = Restart(base_ms=400, cap_ms=500)
+    before = RestartBudget(policy)
+    before.failed(FailureReason.CRASH, 5_000, 0.5)
+    after = RestartBudget(policy)
+    assert 0 <= after.restore(before.state(5_000, 10**12), 0, 10**12 + jump_ms) <= 500

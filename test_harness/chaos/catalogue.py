@@ -10,8 +10,11 @@ from test_harness.chaos.durability.catalogue import SCENARIOS as DURABILITY
 from test_harness.chaos.queueing.catalogue import SCENARIOS as QUEUEING
 from test_harness.chaos.scenario import Scenario
 from test_harness.chaos.streams.catalogue import SCENARIOS as STREAMS
+from test_harness.chaos.supervision.catalogue import SCENARIOS as SUPERVISION
 
-SCENARIOS: dict[str, Scenario] = {s.name: s for s in (*DURABILITY, *QUEUEING, *STREAMS)}
+SCENARIOS: dict[str, Scenario] = {
+    s.name: s for s in (*DURABILITY, *QUEUEING, *STREAMS, *SUPERVISION)
+}
 
 
 def named(name: str) -> list[Scenario]:

@@ -150,7 +150,7 @@ class PoolsStandIn(PoolsClient):
             _play(self.faults.popleft())
         return Endpoint(base_url="http://127.0.0.1:9", api_key=None)
 
-    async def release(self, lease: Lease, correlation_id: str) -> None:
+    async def release(self, lease: Lease, correlation_id: str, *, stalled: bool = False) -> None:
         await self.release_allowed.wait()
         del self.held[lease.lease_id]
 
