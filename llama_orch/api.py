@@ -101,6 +101,17 @@ class Api:
         patience = httpx2.Timeout(CALL_DEADLINE_S, read=STREAM_SILENCE_S)
         return self._open("GET", path, headers=headers, patience=patience)
 
+    def text(
+        self, path: str, params: Mapping[str, str]
+    ) -> AbstractAsyncContextManager[httpx2.Response]:
+        """Open a text that may grow for ever, with pauses of any length; raises as `get`.
+
+        Reading it may still raise `httpx2.RequestError`.
+        """
+        patience = httpx2.Timeout(CALL_DEADLINE_S, connect=CONNECT_DEADLINE_S, read=None)
+        headers = {"accept": "text/plain"}
+        return self._open("GET", path, headers=headers, params=params, patience=patience)
+
     async def _call(
         self,
         method: str,
@@ -175,7 +186,7 @@ class Api:
 
     def _unreachable(self, reason: str) -> Unreachable:
         return Unreachable(
-            f"cannot reach orchestratord at {self.connection.url}: {reason};"
+            f"cannot reach {self.connection.daemon} at {self.connection.url}: {reason};"
             " start it with `llama-orch up`, or name another with --url"
         )
 

@@ -1,8 +1,8 @@
-"""Which orchestratord to talk to, and with which token."""
+"""Which daemon to talk to, orchestratord nearly always, and with which token."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from contracts.config import Config
@@ -17,6 +17,9 @@ from contracts.service.settings import (
 )
 from llama_orch.failures import Failed, UsageMistake
 
+ORCHESTRATORD = "orchestratord"
+POOL_MANAGERD = "pool_managerd"
+
 
 @dataclass(frozen=True)
 class Connection:
@@ -25,6 +28,25 @@ class Connection:
     url: str
     token: Secret | None
     token_source: str
+    daemon: str = "orchestratord"
+
+
+def discover_pool_managerd(
+    url: str | None, token_file: Path | None, config_path: Path | None = None
+) -> Connection:
+    """Find the running pool_managerd: as `discover`, but for LLORCH_URL, which is not its.
+
+    Raises:
+        UsageMistake: a file named on the command line cannot be used.
+        Failed: the environment or the configuration cannot be used.
+    """
+    try:
+        if url is None:
+            config, _ = read_config(config_path, missing_ok=True)
+            url = _running_or_configured(config, POOL_MANAGERD)
+    except (ConfigError, OSError) as error:
+        raise Failed(str(error)) from None
+    return replace(discover(url, token_file, config_path), daemon=POOL_MANAGERD)
 
 
 def discover(
@@ -66,12 +88,18 @@ def configured_token_file(config: Config) -> Path:
 
 def running_url(config: Config) -> str:
     """Where the running instance listens, else where the configuration would put it."""
-    running = running_daemon(state_dir_of(config), "orchestratord")
+    return _running_or_configured(config, ORCHESTRATORD)
+
+
+def _running_or_configured(config: Config, name: str) -> str:
+    running = running_daemon(state_dir_of(config), name)
     if running is not None:
         return running.url
-    listen = config.orchestratord
+    listen, port = config.orchestratord, 8700
+    if name == POOL_MANAGERD:
+        listen, port = config.pool_managerd, 8701
     host = f"[{listen.host}]" if ":" in listen.host else listen.host
-    return f"http://{host}:{listen.port or 8700}"
+    return f"http://{host}:{listen.port or port}"
 
 
 def running_daemon(state_dir: Path, name: str) -> RunInfo | None:

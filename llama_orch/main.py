@@ -17,6 +17,7 @@ from typer.main import get_command
 from contracts.service.settings import ConfigError
 from llama_orch.config_commands import config_app
 from llama_orch.failures import CommandFailure, ExitCode, Failed, UsageMistake
+from llama_orch.logs import logs
 from llama_orch.output import Output
 from llama_orch.overview import ps, status
 from llama_orch.pools import pools_app
@@ -35,7 +36,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (up, quickstart, submit, stream, cancel, status, queue, ps):
+for command in (up, quickstart, submit, stream, cancel, status, queue, ps, logs):
     app.command()(command)
 app.add_typer(sessions_app)
 app.add_typer(pools_app)

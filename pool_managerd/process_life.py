@@ -46,7 +46,9 @@ from worker_adapters.errors import EngineError
 from worker_adapters.registry import ENGINES, new_client
 from worker_adapters.transport import EngineTransport
 
-LOG_BOUND_S = 0.5
+LOG_BOUND_S = (0.01, 0.05)
+"""How often a log that is flooded, and one that is quiet, is looked at."""
+LOG_QUIET_BYTES = 64 * 1024
 SPAWN_DEADLINE_S = 10.0
 REAP_S = 1.0
 IN_CONTAINER = frozenset({"container"})
@@ -92,7 +94,7 @@ class ProcessLife:
         launchers = ENGINES[self._pool.engine].launchers
         # A command speaks the dialect of its engine, and mostly wraps its program.
         self._launcher = launchers.get(self._pool.provisioning.mode, launchers["binary"])
-        self._log = ReplicaLog(tools.state_dir, replica.entry.replica_id)
+        self._log = replica.log = ReplicaLog(tools.state_dir, replica.entry.replica_id)
         self._survivor = survivor
         self._process: ReplicaProcess | None = None
         self._cards: CardWatch | None = None
@@ -183,6 +185,7 @@ class ProcessLife:
             )
         running = Running.adopted_from(survivor, process)
         self._end_argv = running.facts.end_argv
+        self._log.conceal(running.api_key)
         _log.info("replica.adopted", replica_id=record.replica_id, pid=record.pid)
         self._replica.launched(running.endpoint, process.pid, running.facts.device_uuids)
         self._cards = self._card_watch(running, NOTHING)
@@ -217,6 +220,7 @@ class ProcessLife:
             with anyio.fail_after(SPAWN_DEADLINE_S, shield=True):
                 self._tools.failpoints.hit("replica.spawn")
                 env = child_environment(launch.plan.env)
+                self._log.conceal(spec.api_key)
                 process = self._process = await start(launch.plan.argv, env, self._log)
                 record = identify(entry.replica_id, process.pid, spec.api_key, facts)
                 await anyio.to_thread.run_sync(self._tools.records.write, record)
@@ -315,13 +319,20 @@ class ProcessLife:
         return None
 
     async def _bound_log(self) -> None:
-        """Keep the log bounded for ever."""
+        """Keep the log bounded for ever; the faster it grows, the more often it is looked at."""
+        soonest_s, latest_s = LOG_BOUND_S
+        pause_s, before = soonest_s, 0
         while True:
-            await anyio.sleep(LOG_BOUND_S)
+            await anyio.sleep(pause_s)
             try:
-                await anyio.to_thread.run_sync(self._log.bound)
+                size = await anyio.to_thread.run_sync(self._log.bound)
             except OSError as error:
                 _log.warning("replica.log_unbounded", file=str(self._log.path), message=str(error))
+                pause_s = latest_s
+                continue
+            grows = size < before or size > before + LOG_QUIET_BYTES
+            pause_s = soonest_s if grows else min(latest_s, pause_s * 2)
+            before = size
 
     async def _tail(self, running: Running) -> tuple[str, ...]:
         try:

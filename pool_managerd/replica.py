@@ -15,6 +15,7 @@ from contracts.pools import FailureReason, LastError, Preparation, ReplicaState,
 from pool_managerd.clock import Clock
 from pool_managerd.domain.replica_state import Move, after
 from pool_managerd.failure import Failure
+from pool_managerd.replica_log import ReplicaLog
 from worker_adapters.base import Observation
 
 LAUNCH_FIELDS = {"id", "engine", "model", "ctx", "slots", "engine_args", "provisioning"}
@@ -78,6 +79,8 @@ class Replica:
         self.degraded: str | None = None
         self.preparation: Preparation | None = None
         self.cut_at_ms: int | None = None
+        self.log: ReplicaLog | None = None
+        """What its processes write; None where they are not ours."""
         self.suspicion: str | None = None
         """Why it gets no new work until it has generated a token."""
         self._suspected = anyio.Event()

@@ -107,7 +107,7 @@ async def _open(
         snapshot=SnapshotRoutes(board, drain, config.limits, config.streams),
         leases=LeaseRoutes(leasing, config.limits),
         pools=PoolRoutes(board, pools.by_id, config.limits),
-        replicas=ReplicaRoutes(replicas),
+        replicas=ReplicaRoutes(replicas, drain),
         observability=ObservabilityRoutes(metrics, drain),
     )
     app = build_app(routes.routes(), settings=settings, listen=config.pool_managerd, drain=drain)

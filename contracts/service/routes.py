@@ -20,6 +20,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 JSON = "application/json"
 EVENT_STREAM = "text/event-stream"
+PLAIN_TEXT = "text/plain; charset=utf-8"
 PROMETHEUS_TEXT = "text/plain; version=0.0.4; charset=utf-8"
 
 

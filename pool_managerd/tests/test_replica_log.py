@@ -59,3 +59,57 @@ def test_the_log_is_the_owners_only(tmp_path: Path) -> None:
     log.bound()
     for path in (log.path, log.path.with_suffix(".log.1")):
         assert path.stat().st_mode & 0o777 == 0o600
+
+
+def read_all(log: ReplicaLog, position: int) -> tuple[bytes, int]:
+    content = b""
+    while piece := log.read(position).content:
+        position = log.read(position).end
+        content += piece
+    return content, position
+
+
+def test_a_reader_goes_on_over_a_cut_without_a_gap_or_a_repetition(tmp_path: Path) -> None:
+    """LO-POOL-127."""
+    log = ReplicaLog(tmp_path, "p/0", bytes_max=1000)
+    descriptor = written(log, b"a" * 900)
+    seen, position = read_all(log, 0)
+    assert seen == b"a" * 900
+    os.write(descriptor, b"b" * 300)
+    log.bound()
+    os.write(descriptor, b"c" * 10)
+    assert read_all(log, position) == (b"b" * 300 + b"c" * 10, 1210)
+    os.write(descriptor, b"d" * 5000)
+    log.bound()
+    piece = log.read(1210)
+    assert (piece.position, piece.content) == (5710, b"d" * 500), "what was lost is skipped"
+    os.close(descriptor)
+
+
+def test_the_last_lines_are_found_over_blocks_cuts_and_earlier_daemons(tmp_path: Path) -> None:
+    """LO-POOL-126."""
+    lines = [b"%d" % n + b"x" * (n % 700) + b"\n" for n in range(3000)]
+    first = ReplicaLog(tmp_path, "p/0", bytes_max=len(b"".join(lines[:2000])) - 1)
+    descriptor = written(first, b"".join(lines[:2000]))
+    first.bound()
+    os.write(descriptor, b"".join(lines[2000:]))
+    os.close(descriptor)
+    kept = first.path.with_suffix(".log.1").read_bytes() + first.path.read_bytes()
+    for log in (first, ReplicaLog(tmp_path, "p/0")):
+        for count in (0, 1, 2, 90, 999, 1000, 1001, 1500):
+            found, _ = read_all(log, log.start_of_last(count))
+            assert found == b"".join(lines[3000 - count :])
+        assert read_all(log, log.start_of_last(10_000))[0] == kept
+    assert read_all(ReplicaLog(tmp_path, "none/0"), 0) == (b"", 0)
+    assert ReplicaLog(tmp_path, "none/0").start_of_last(5) == 0
+
+
+def test_a_log_that_somebody_else_cut_is_read_on(tmp_path: Path) -> None:
+    log = ReplicaLog(tmp_path, "p/0")
+    descriptor = written(log, b"a" * 100)
+    _, position = read_all(log, 0)
+    os.truncate(log.path, 0)
+    assert log.read(position).position == 0
+    os.write(descriptor, b"after")
+    os.close(descriptor)
+    assert read_all(log, 0)[0] == b"after"
