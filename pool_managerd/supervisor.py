@@ -127,12 +127,13 @@ class Supervisor:
             self._settled.set()
             await self._keep_record()
             await self._rest(delay_ms)
+            await self._keep_record()
             self.replica.restarted(failure.reason)
 
     async def _wait_as_before(self) -> None:
         """Go on where an earlier life of the daemon was: it forgives no failure."""
         entry = self.replica.entry
-        if self._records is None:
+        if self._records is None or self.on_trial:
             return
         record = await anyio.to_thread.run_sync(
             self._records.read, entry.replica_id, entry.fingerprint
@@ -146,6 +147,7 @@ class Supervisor:
             await self.replica.advance(Move.START)
             is_open = self.budget.breaker is Breaker.OPEN
             await self.replica.advance(Move.GIVE_UP if is_open else Move.FAIL)
+            self._settled.set()
             await self._rest(left_ms)
 
     async def _keep_record(self) -> None:
@@ -166,6 +168,7 @@ class Supervisor:
         await self.replica.serves()
         self._settled.set()
         self.budget.serving(self._clock.now_ms())
+        await self._keep_record()
         self._log.info("replica.serving")
 
     def _note(self, failure: Failure) -> None:

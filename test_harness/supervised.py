@@ -20,6 +20,7 @@ from pool_managerd.leasing import Leasing
 from pool_managerd.life import Life
 from pool_managerd.models.digest import ModelDigests
 from pool_managerd.models.resolve import ModelResolver
+from pool_managerd.process_group import end_group
 from pool_managerd.process_life import LaunchTools, ProcessLife
 from pool_managerd.replica import Replica, ReplicaEntry
 from pool_managerd.run_records import RunRecords
@@ -138,4 +139,7 @@ class SupervisorHarness:
             finally:
                 with anyio.CancelScope(shield=True), anyio.fail_after(WAIT_S):
                     await supervised.supervisor.stop()
+                    # A supervisor that crashed leaves its engine, on purpose; a test does not.
+                    for record in records.read_all():
+                        await end_group(record.group, 0)
                 group.cancel_scope.cancel()

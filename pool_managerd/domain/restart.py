@@ -113,14 +113,16 @@ class RestartBudget:
     def restore(self, state: RestartState, now: int, unix_now: int) -> int:
         """Go on from an earlier life of the daemon; returns the ms until the next try.
 
-        A wall clock that was set back makes nothing wait longer than its policy
-        says, and a failure that cannot heal by trying is tried once more: a start
-        of the daemon is its operator's word.
+        Failures older than `stable_ms` delay nothing any more, a wall clock that was
+        set back makes nothing wait longer than its policy says, and a failure that
+        cannot heal by trying is tried once more: a start of the daemon is its
+        operator's word.
         """
         shift = now - unix_now
         for at, tasks in state.failures[-self._policy.intensity :]:
             self._failures.append(_Counted(min(now, at + shift), tasks))
-        self._tries = state.tries
+        newest = max((at for at, _ in state.failures), default=0)
+        self._tries = state.tries if unix_now - newest <= self._policy.stable_ms else 0
         if state.retry_at is None:
             return 0
         if state.open:

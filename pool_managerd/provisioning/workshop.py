@@ -7,6 +7,7 @@ in a session of their own, at low priority, and go with whoever waits for them.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -99,7 +100,8 @@ async def run_tool(
         start_new_session=True,
     )
     try:
-        await anyio.to_thread.run_sync(os.setpriority, os.PRIO_PGRP, process.pid, NICE)
+        with contextlib.suppress(ProcessLookupError):  # it has ended already
+            os.setpriority(os.PRIO_PGRP, process.pid, NICE)
         assert process.stdout is not None
         lines = BufferedByteReceiveStream(process.stdout)
         with anyio.fail_after(BUILD_S):

@@ -48,6 +48,14 @@ class Machine:
         self.stack = Stack(self.root, [pool | changes], gpus=gpus)
         self.stack.start("pool_managerd").wait_ready()
 
+    def resume(self) -> None:
+        """What an operator does once there is room."""
+        assert self.stack is not None
+        wait_for(lambda: self.snapshot().devices[0].used_bytes == 0, "the free card is seen")
+        with self.stack.client("pool_managerd") as client:
+            pool_id = self.snapshot().pools[0].pool_id
+            assert client.post(f"/v1/pools/{pool_id}/resume").status_code == 202
+
     def snapshot(self) -> Snapshot:
         assert self.stack is not None
         with self.stack.client("pool_managerd") as client:
@@ -102,7 +110,8 @@ def test_a_model_too_large_is_refused_with_the_numbers_and_nothing_is_started(
     replica = machine.snapshot().pools[0].replicas[0]
     assert (replica.pid, machine.started()) == (None, False)
     machine.card(0)
-    wait_for(machine.started, "it is started once there is room")
+    machine.resume()
+    wait_for(machine.started, "it is started once there is room and somebody says so")
 
 
 def test_a_command_is_refused_by_the_size_of_its_file(machine: Machine, tmp_path: Path) -> None:
@@ -115,6 +124,7 @@ def test_a_command_is_refused_by_the_size_of_its_file(machine: Machine, tmp_path
     assert error.reason == "INSUFFICIENT_VRAM"
     assert "1.0 GiB on GPU 1 (NVIDIA GeForce RTX 3060): 1.0 weights; 0.5 GiB are" in error.message
     machine.card(0)
+    machine.resume()
     wait_for(lambda: machine.snapshot().pools[0].ready, "it serves once there is room")
 
 
