@@ -81,6 +81,8 @@ class FakeEngine:
                 "n_ctx": self._options.ctx,
                 "speculative": False,
                 "is_processing": slot.busy,
+                # What was taken up and said: it stands still while the slot does.
+                "n_prompt_tokens_processed": len(slot.words),
             }
             for slot in self._slots.all
         ]

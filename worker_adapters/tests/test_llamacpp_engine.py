@@ -231,6 +231,28 @@ async def test_what_it_observes_is_what_was_launched(
     assert seen.engine_version is None
 
 
+async def test_work_done_changes_with_work_and_stands_still_without(
+    endless_engine: RunningEngine, transport: EngineTransport
+) -> None:
+    """LO-POOL-154: while a prompt is evaluated, while tokens come, and while nothing does."""
+    client = client_of(endless_engine, transport)
+    before = (await client.observe()).work_done
+    request = request_of(" ".join(["river"] * 3 * BATCH_TOKENS), max_tokens=60)
+    seen: list[tuple[type[StreamItem], int | None]] = []
+    async with aclosing(client.stream(request)) as stream:
+        async for item in stream:
+            if len(seen) < 8 or isinstance(item, Finished):
+                seen.append((type(item), (await client.observe()).work_done))
+    while_prefilling = {work for kind, work in seen if kind is Progress}
+    while_decoding = {work for kind, work in seen if kind is Token}
+    assert len(while_prefilling - {before}) > 1, seen
+    assert len(while_decoding) > 1, seen
+    await idle_within_a_second(client)
+    idle = (await client.observe()).work_done
+    assert idle not in (None, before)
+    assert (await client.observe()).work_done == idle
+
+
 async def test_closing_a_stream_frees_the_slot_within_a_second(
     endless_engine: RunningEngine, transport: EngineTransport
 ) -> None:
