@@ -39,20 +39,20 @@ class LineCutter:
 
 
 async def lines_of(
-    log: Callable[[], ReplicaLog | None], last: int, follows: Callable[[], bool]
+    log: Callable[[], ReplicaLog | None], position: int, follows: Callable[[], bool]
 ) -> AsyncGenerator[list[str], None]:
-    """The last lines, and what comes while `follows` is true; some lines at a time.
+    """Lines from a position on, and what comes while `follows` is true; some at a time.
 
     Args:
         log: the log as of now: another one where the replica was made anew, and
             None where it is gone, which ends this too.
-        last: how many lines of what is there already.
+        position: where to begin, as `ReplicaLog.start_of_last` told it before anybody was
+            answered: who reads the head of an answer misses nothing that comes after.
         follows: false from the beginning: nothing newer than now is told.
     """
     found, cutter = log(), LineCutter()
     if found is None:
         return
-    position = await anyio.to_thread.run_sync(found.start_of_last, last)
     end = await anyio.to_thread.run_sync(found.end)
     while follows() or position < end:
         piece = await anyio.to_thread.run_sync(found.read, position)

@@ -28,6 +28,7 @@ from pool_managerd.failure import Ending, Failure, LaunchRefused, exit_failure
 from pool_managerd.launch import Launch, prepare
 from pool_managerd.leasing import Leasing
 from pool_managerd.life import Served, engine_failure
+from pool_managerd.log_keeper import LogKeeper
 from pool_managerd.models.digest import ModelDigests
 from pool_managerd.models.resolve import ModelResolver
 from pool_managerd.oom import VMSTAT, OomMark, oom_mark
@@ -46,9 +47,6 @@ from worker_adapters.errors import EngineError
 from worker_adapters.registry import ENGINES, new_client
 from worker_adapters.transport import EngineTransport
 
-LOG_BOUND_S = (0.01, 0.05)
-"""How often a log that is flooded, and one that is quiet, is looked at."""
-LOG_QUIET_BYTES = 64 * 1024
 SPAWN_DEADLINE_S = 10.0
 REAP_S = 1.0
 IN_CONTAINER = frozenset({"container"})
@@ -73,6 +71,7 @@ class LaunchTools:
     start_timeout_s: float
     reserve_bytes: int = 0
     """Of each card, to be left alone by every launch."""
+    log_keeper: LogKeeper = field(default_factory=LogKeeper)
     downloads_allowed: bool = False
     models: ModelResolver = field(default_factory=ModelResolver.files_only)
     failpoints: Failpoints = field(default_factory=Failpoints.none)
@@ -118,7 +117,6 @@ class ProcessLife:
             partial(self._exit, running),
             partial(self._serve, running, served),
             partial(self._check_digest, running),
-            self._bound_log,
             self._watch_cards,
         )
 
@@ -141,6 +139,7 @@ class ProcessLife:
             await process.wait()
         await run_end(self._end_argv)
         await anyio.to_thread.run_sync(self._tools.records.remove, self._replica.entry.replica_id)
+        self._tools.log_keeper.remove(self._log)
         process.close()
         self._process = None
 
@@ -183,6 +182,7 @@ class ProcessLife:
             raise LaunchRefused(
                 FailureReason.EXITED, "it ended while no pool_managerd watched over it"
             )
+        self._tools.log_keeper.add(self._log)
         running = Running.adopted_from(survivor, process)
         self._end_argv = running.facts.end_argv
         self._log.conceal(running.api_key)
@@ -221,6 +221,7 @@ class ProcessLife:
                 self._tools.failpoints.hit("replica.spawn")
                 env = child_environment(launch.plan.env)
                 self._log.conceal(spec.api_key)
+                self._tools.log_keeper.add(self._log)
                 process = self._process = await start(launch.plan.argv, env, self._log)
                 record = identify(entry.replica_id, process.pid, spec.api_key, facts)
                 await anyio.to_thread.run_sync(self._tools.records.write, record)
@@ -317,22 +318,6 @@ class ProcessLife:
             )
         self._digest_accepted.set()
         return None
-
-    async def _bound_log(self) -> None:
-        """Keep the log bounded for ever; the faster it grows, the more often it is looked at."""
-        soonest_s, latest_s = LOG_BOUND_S
-        pause_s, before = soonest_s, 0
-        while True:
-            await anyio.sleep(pause_s)
-            try:
-                size = await anyio.to_thread.run_sync(self._log.bound)
-            except OSError as error:
-                _log.warning("replica.log_unbounded", file=str(self._log.path), message=str(error))
-                pause_s = latest_s
-                continue
-            grows = size < before or size > before + LOG_QUIET_BYTES
-            pause_s = soonest_s if grows else min(latest_s, pause_s * 2)
-            before = size
 
     async def _tail(self, running: Running) -> tuple[str, ...]:
         try:

@@ -100,7 +100,7 @@ async def _open(
         config,
         PoolTools(fleet, leasing, pool_records, clock, group, room.holds, board.changed),
     )
-    for work in (sampler.run, leasing.expire, registry.watch_loop_lag):
+    for work in (sampler.run, leasing.expire, tools.log_keeper.run, registry.watch_loop_lag):
         group.start_soon(work)
     metrics = PoolMetrics(registry, board, replicas, sampler.xid_errors)
     routes = RouteGroups(

@@ -133,6 +133,7 @@ class SupervisorHarness:
             supervised = Supervised(Supervisor(replica, life, clock, lambda: 0.5), records)
             seen.append(supervised)
             group.start_soon(sampler.run)
+            group.start_soon(tools.log_keeper.run)
             group.start_soon(supervised.supervisor.run)
             try:
                 yield supervised

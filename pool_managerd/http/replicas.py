@@ -8,6 +8,7 @@ from contextlib import aclosing
 
 import anyio
 import anyio.lowlevel
+import anyio.to_thread
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -48,7 +49,8 @@ class ReplicaRoutes:
     async def log(self, request: Request) -> Response:
         """The last lines of its log, and with `follow` what comes, until this daemon stops."""
         replica_id, query = _replica_id(request), request.query_params
-        if self._replica(replica_id).log is None:
+        found = self._replica(replica_id).log
+        if found is None:
             raise Refusal(
                 ErrorCode.NOT_FOUND,
                 f"{replica_id} is not started by pool_managerd, which has no log of it;"
@@ -62,7 +64,8 @@ class ReplicaRoutes:
             replica = self._replicas.get(replica_id)
             return None if replica is None else replica.log
 
-        lines = lines_of(newest, last, lambda: follow and not self._drain.begun)
+        position = await anyio.to_thread.run_sync(found.start_of_last, last)
+        lines = lines_of(newest, position, lambda: follow and not self._drain.begun)
         return LinesResponse(lines, self._drain)
 
     def _replica(self, replica_id: str) -> Replica:

@@ -40,7 +40,7 @@ async def test_without_follow_nothing_newer_is_told(tmp_path: Path) -> None:
     descriptor = log.open_for_launch()
     os.write(descriptor, b"1\n2\n3\nopen")
     seen: list[str] = []
-    async for lines in lines_of(lambda: log, 3, lambda: False):
+    async for lines in lines_of(lambda: log, log.start_of_last(3), lambda: False):
         seen.extend(lines)
         os.write(descriptor, b" more\n")
     os.close(descriptor)
@@ -54,7 +54,7 @@ async def test_a_reader_that_cannot_keep_up_is_told_what_it_missed(tmp_path: Pat
     os.write(descriptor, b"first\n")
     seen: list[str] = []
     with anyio.fail_after(10):
-        async for lines in lines_of(lambda: log, 5, lambda: "end" not in seen):
+        async for lines in lines_of(lambda: log, log.start_of_last(5), lambda: "end" not in seen):
             seen.extend(lines)
             if seen == ["first"]:
                 os.write(descriptor, b"x" * 200 + b"\n" + b"y" * 30 + b"\nend\n")
@@ -77,7 +77,7 @@ async def test_a_replica_that_is_made_anew_is_followed_on_and_one_that_is_gone_e
     os.write(descriptor, b"first\n")
     seen: list[str] = []
     with anyio.fail_after(10):
-        async for lines in lines_of(lambda: logs[0], 1, lambda: True):
+        async for lines in lines_of(lambda: logs[0], logs[0].start_of_last(1), lambda: True):
             seen.extend(lines)
             if seen == ["first"]:
                 logs[0] = ReplicaLog(tmp_path, "p/0")

@@ -215,7 +215,7 @@ async def test_a_flood_of_output_neither_blocks_nor_fills_the_disk(
     harness: SupervisorHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """LO-POOL-011, LO-SYS-050."""
-    monkeypatch.setattr("pool_managerd.process_life.LOG_BOUND_S", (0.02, 0.02))
+    monkeypatch.setattr("pool_managerd.log_keeper.LOOK_S", (0.02, 0.02))
     logs = harness.state_dir / "logs"
     async with harness.supervise(harness.pool("--fault", "log-flood")) as it:
         await it.until_state(S.READY)

@@ -26,6 +26,7 @@ from test_harness.bench import (
     prediction,
     queue_length,
     restart,
+    supervision,
     token_cost,
 )
 from test_harness.bench.processes import BenchFailed
@@ -40,6 +41,7 @@ QUESTIONS: dict[str, tuple[Callable[[Path, int], Answer], int]] = {
     "open-streams": (open_streams.measure, 1),
     "queue-length": (queue_length.measure, 1),
     "prediction": (prediction.measure, 3),
+    "supervision": (supervision.measure, 3),
 }
 """How each is answered, and in how many rounds unless told."""
 
