@@ -77,7 +77,7 @@ async def test_a_replica_that_is_made_anew_is_followed_on_and_one_that_is_gone_e
     os.write(descriptor, b"first\n")
     seen: list[str] = []
     with anyio.fail_after(10):
-        async for lines in lines_of(lambda: logs[0], logs[0].start_of_last(1), lambda: True):
+        async for lines in lines_of(lambda: logs[0], first.start_of_last(1), lambda: True):
             seen.extend(lines)
             if seen == ["first"]:
                 logs[0] = ReplicaLog(tmp_path, "p/0")
