@@ -75,6 +75,10 @@ class ManagedPool:
         self._tools = tools
         self._reload: ReloadView | None = None
         self._target: Pool | None = None
+        self._keeps_model = True
+        """Whether the configuration names the model that it named before."""
+        self._behind = False
+        """Whether the configuration has changed since the change that is under way began."""
         self._change = anyio.CancelScope()
         self._drains = 0
         self._members: dict[int, str] = {}
@@ -139,16 +143,15 @@ class ManagedPool:
 
     def apply(self, configured: Pool, config: Config) -> None:
         """Go over to another configuration of this pool, exchanging only what differs."""
-        same_model = configured.model == self.configured.model
-        target = configured
-        if same_model:
-            target = configured.model_copy(update={"model": self.serving.model})
+        self._keeps_model = configured.model == self.configured.model
         self.configured, self._config = configured, config
         for replica in self._tools.fleet.of(self.serving.id):
             supervisor = self._tools.fleet.supervisor(replica.entry.replica_id)
             supervisor.budget.follow(configured.restart)
-        self._change.cancel()
-        self._begin_change(target, None)
+        # A change that was torn off midway would leave two engines in one place.
+        self._behind = self._target is not None
+        if not self._behind:
+            self._begin_change(self._wanted(), None)
 
     async def close(self) -> None:
         """Drain, and end every replica: the pool is not wanted any more."""
@@ -164,6 +167,12 @@ class ManagedPool:
     def halt(self) -> None:
         """Leave off changing it: the daemon is stopping."""
         self._change.cancel()
+
+    def _wanted(self) -> Pool:
+        """As configured, with the model of a reload that the configuration does not undo."""
+        if not self._keeps_model:
+            return self.configured
+        return self.configured.model_copy(update={"model": self.serving.model})
 
     def _add(self, entry: ReplicaEntry) -> None:
         supervisor = self._tools.fleet.add(entry)
@@ -203,8 +212,10 @@ class ManagedPool:
             try:
                 await self._changed_to(target, deadline_ms)
             finally:
-                if self._target is target:
-                    self._target = None
+                self._target = None
+        if self._behind and not scope.cancel_called:
+            self._behind = False
+            self._begin_change(self._wanted(), None)
 
     async def _changed_to(self, target: Pool, deadline_ms: int | None) -> None:
         try:

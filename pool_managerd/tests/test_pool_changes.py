@@ -232,6 +232,18 @@ def test_a_changed_configuration_restarts_only_what_changed(tmp_path: Path) -> N
         pools.stack.stop()
 
 
+def test_a_configuration_that_changes_during_a_reload_waits_for_its_end(pools: Pools) -> None:
+    """LO-POOL-168: and no engine of the reload is left behind."""
+    assert pools.reload("slow-start-1500").status_code == 202
+    pools.stack.configure(pools=[pools.pool(slots=3)])
+    daemon = pools.stack.daemons["pool_managerd"].process
+    os.kill(daemon.pid, signal.SIGHUP)
+    wait_for(lambda: [r.slots_total for r in pools.view().replicas] == [3], "the change is made")
+    wait_for(lambda: pools.view().ready, "it serves")
+    assert pools.view().model_ref.endswith("slow-start-1500")
+    assert len(pools.view().replicas) == 1
+
+
 def test_engines_are_left_running_where_that_is_asked_for(pools: Pools) -> None:
     """LO-POOL-151."""
     stack = pools.stack
