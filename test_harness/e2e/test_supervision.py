@@ -13,6 +13,7 @@ from pool_managerd.procfs import group_members
 from test_harness.stack import Stack, running_stack, wait_for
 from test_harness.supervised import fake_command
 from test_harness.task_client import TaskClient
+from worker_adapters.tiny_gguf import write_model
 
 pytestmark = pytest.mark.slow
 POOL = "chat"
@@ -133,3 +134,31 @@ def test_an_engine_that_a_task_hung_on_proves_itself_before_it_gets_more(stack: 
         assert client.get(f"/v1/pools/{POOL}/health").json()["restarts"] == 0, log.logged()
         done = client.accept(model="m", max_tokens=3)
         wait_for(has_state(client, done, "succeeded"), "it serves again")
+
+
+def test_real_llama_cpp_is_taken_back_in_the_midst_of_a_stream(tmp_path: Path) -> None:
+    """LO-POOL-150, LO-POOL-152: on the embedded engine, whose text is the same as without."""
+    write_model(tmp_path / "endless.gguf", "endless")
+    pool = {
+        "id": POOL,
+        "engine": "llamacpp",
+        "model": {"id": "m", "ref": f"file:{tmp_path / 'endless.gguf'}"},
+        "ctx": 512,
+        "replicas": [{"devices": []}],
+        "provisioning": {"mode": "embedded"},
+    }
+    with running_stack(tmp_path, [pool]) as stack, TaskClient(stack) as client:
+        stack.wait_serving(POOL)
+        [pid] = stack.pids_of_replicas(POOL)
+        whole = client.accept(model="m", max_tokens=100, seed=5)
+        wait_for(has_state(client, whole, "succeeded"), "it runs undisturbed")
+        task = client.accept(model="m", max_tokens=100, seed=5)
+        wait_for(has_state(client, task, "running"), "it runs")
+        stack.daemons["pool_managerd"].stop(signal.SIGKILL)
+        stack.start("pool_managerd").wait_ready()
+        stack.wait_serving(POOL)
+        assert stack.pids_of_replicas(POOL) == [pid]
+        wait_for(has_state(client, task, "succeeded", "failed"), "it ends")
+        seen = client.task(task)
+        assert (seen["state"], seen["attempt"]) == ("succeeded", 1), seen
+        assert seen["text"] == client.task(whole)["text"]
