@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +15,7 @@ from rich.text import Text
 from contracts.capabilities import PoolPage, PoolStatus
 from contracts.model import Contract
 from contracts.pools import (
+    MODEL_REF_PATTERN,
     DrainRequest,
     PoolChange,
     PoolHealth,
@@ -22,7 +24,7 @@ from contracts.pools import (
 )
 from llama_orch.api import Api
 from llama_orch.connection import Connection, discover
-from llama_orch.failures import Failed
+from llama_orch.failures import Failed, UsageMistake
 from llama_orch.options import (
     ConfigFile,
     Json,
@@ -250,9 +252,13 @@ async def _changed(api: Api, pool_id: str, change: str, wanted: Contract | None)
 
 
 def _model_ref(text: str) -> str:
-    """A ref as it is; a path that is there as the ref of that file."""
+    """A ref as it is; a path as the ref of that file."""
+    if re.fullmatch(MODEL_REF_PATTERN, text):
+        return text
     path = Path(text).expanduser()
-    return f"file:{path.absolute()}" if path.is_file() else text
+    if not path.is_file():
+        raise UsageMistake(f"MODEL_REF: {text}: no such file, and no ref such as file:/path")
+    return f"file:{path.absolute()}"
 
 
 def _health_facts(found: PoolHealth) -> Table:

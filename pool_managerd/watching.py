@@ -106,6 +106,8 @@ class EngineWatch:
         self._coldest_slot = coldest_slot
         self._named = named
         self._missed = 0
+        self._counts = False
+        """Whether the engine tells of its work."""
         self._progress = Progress(
             clock.now_ms(), patience.stall_ms, patience.first_token_ms, patience.canary_ms
         )
@@ -140,6 +142,7 @@ class EngineWatch:
         except (EngineError, TimeoutError):
             return 0
         self._replica.observed(self._named(seen))
+        self._counts = seen.work_done is not None
         self._progress.counted(seen.work_done, self._clock.now_ms())
         return seen.slots_busy or 0
 
@@ -150,11 +153,17 @@ class EngineWatch:
             self._progress.moved(work.progressed_at)
         self._progress.loaded(max(busy, work.leases), now)
         match self._progress.verdict(now):
-            case Verdict.STALLED:
+            case Verdict.STALLED if self._would_be_told(work, now):
                 return "it has work in flight that does not move"
             case Verdict.CANARY_DUE if not await self._token_comes():
                 return "it generated no token when it was asked for one"
         return None
+
+    def _would_be_told(self, work: Work, now: int) -> bool:
+        """Whether silence means anything: an orchestratord that stands still tells nothing,
+        and the engine may count no work."""
+        heard = work.told_at is not None and now - work.told_at <= self._patience.stall_ms
+        return heard or self._counts
 
     async def _cleared(self, suspicion: str) -> bool:
         """Whether a token came of an engine that gets no new work until it does."""

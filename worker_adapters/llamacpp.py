@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import suppress
 
 from aiohttp import ClientResponse
@@ -99,7 +99,7 @@ class LlamaCppClient(EngineClient):
             slots_busy=None if slots is None else sum(slot.is_processing for slot in slots),
             kv_cache_usage=None,
             model_alias=props.model_alias,
-            work_done=None if slots is None else sum(slot.work_done for slot in slots),
+            work_done=_work_done(slots or ()),
         )
 
     async def count_prompt(self, request: GenerationRequest) -> int:
@@ -167,6 +167,12 @@ def _accepted(answer: Answer) -> bytes:
     if answer.status != 200:
         raise answered_error(answer.status, answer.body, answer.headers.get("Retry-After"))
     return answer.body
+
+
+def _work_done(slots: Iterable[Slot]) -> int | None:
+    """Of all slots that tell; None where none does."""
+    told = [slot.work_done for slot in slots if slot.work_done is not None]
+    return sum(told) if told else None
 
 
 def _payloads(parser: EventParser, chunk: bytes) -> list[bytes]:

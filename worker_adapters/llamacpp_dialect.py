@@ -115,12 +115,14 @@ class Slot(msgspec.Struct):
 
     is_processing: bool
     id_task: int = 0
-    n_prompt_tokens_processed: int = 0
+    n_prompt_tokens_processed: int | None = None
     next_token: tuple[NextToken, ...] = ()
 
     @property
-    def work_done(self) -> int:
-        """A number that changes whenever the slot is given work or works."""
+    def work_done(self) -> int | None:
+        """A number that changes whenever the slot is given work or works; None: not told."""
+        if self.n_prompt_tokens_processed is None:
+            return None
         decoded = sum(token.n_decoded for token in self.next_token)
         return self.id_task + self.n_prompt_tokens_processed + decoded
 

@@ -78,14 +78,16 @@ class HeldLease:
     expires_at: int
     granted_at: int
     progressed_at: int | None = None
+    told_at: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What runs on a replica under leases, and when any of it last moved."""
+    """What runs on a replica under leases, when any of it last moved, and when that was told."""
 
     leases: int
     progressed_at: int | None
+    told_at: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,8 +177,9 @@ class LeaseTable:
     def work(self, replica_id: str) -> Work:
         """What runs on the replica."""
         here = [held for held in self._by_id.values() if held.replica_id == replica_id]
-        told = [held.progressed_at for held in here if held.progressed_at is not None]
-        return Work(len(here), max(told, default=None))
+        progressed = [held.progressed_at for held in here if held.progressed_at is not None]
+        told = [held.told_at for held in here if held.told_at is not None]
+        return Work(len(here), max(progressed, default=None), max(told, default=None))
 
     def coldest_slot(self, replica_id: str, slots: int) -> int | None:
         """The free slot that was leased least lately; None where all are taken."""
@@ -243,5 +246,8 @@ class LeaseTable:
 
 def _note_progress(held: HeldLease, claim: Claim, now: int) -> None:
     """A task that is idle since it began has shown no progress yet."""
-    if claim.idle_ms is not None and now - claim.idle_ms > held.granted_at:
+    if claim.idle_ms is None:
+        return
+    held.told_at = now
+    if now - claim.idle_ms > held.granted_at:
         held.progressed_at = now - claim.idle_ms
