@@ -90,7 +90,7 @@ def test_lists_become_tuples_and_words_stay_words(tmp_path: Path) -> None:
         (POOL.replace("id: chat", "id: 'a b'"), "pools[0].id: String should match pattern"),
         (POOL + "    ctx: 0\n", "pools[0].ctx: Input should be greater than or equal to 16, not 0"),
         (POOL.replace("embedded", "magic"), "pools[0].provisioning: "),
-        (POOL.replace("embedded", "binary"), "pools[0].provisioning.path: required"),
+        (POOL.replace("embedded", "binary"), "pools[0].provisioning: set either `path`, or `url`"),
         (POOL.replace("embedded", "embedded, x: 1"), "pools[0].provisioning.x: unknown key"),
         (POOL.replace("llamacpp", "openai"), "pools[0]: provisioning `embedded` serves engine"),
         (POOL + "    replicas: [{devices: [0]}]\n", "pools[0]: provisioning `embedded` runs on"),
