@@ -37,6 +37,7 @@ _LAST_WORDS = (
     (_HOST_OOM, FailureReason.HOST_OOM),
 )
 """What a line says whatever the engine: of CUDA and of the C++ library, in this order."""
+UNEXPLAINED = frozenset({FailureReason.CRASH, FailureReason.EXITED})
 KILLED = frozenset({-signal.SIGKILL, 128 + signal.SIGKILL})
 _REMEDIES = {
     FailureReason.BAD_ARGUMENT: "it refused its arguments: check `engine_args` and `provisioning`",
@@ -116,14 +117,22 @@ def exit_failure(
 
 
 def _cause(reason: FailureReason, ending: Ending, log_tail: Sequence[str]) -> FailureReason:
-    if ending.xid is not None and ending.xid.action is not XidAction.IGNORE:
-        return ending.xid.reason
+    """The best witness goes first.
+
+    The driver reports Xid 45 of every process that is killed while it uses a card, also
+    by the kernel for memory: it is the cause only where nobody tells another one.
+    """
+    xid = ending.xid if ending.xid and ending.xid.action is not XidAction.IGNORE else None
+    if xid is not None and xid.action is XidAction.LOSE_DEVICE:
+        return xid.reason
     if ending.oom_killed and ending.exit_code in KILLED:
         return FailureReason.HOST_OOM
+    if xid is not None and xid.reason is not FailureReason.XID_45:
+        return xid.reason
     for words, told in _LAST_WORDS:
         if any(words.search(line) for line in log_tail):
             return told
-    return reason
+    return xid.reason if xid is not None and reason in UNEXPLAINED else reason
 
 
 def _ended(exit_code: int | None) -> str:

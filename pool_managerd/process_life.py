@@ -240,7 +240,7 @@ class ProcessLife:
         exit_code = await running.process.wait()
         self._replica.lost()
         tail = await self._tail(running)
-        reason = self._launcher.exit_reason(-1 if exit_code is None else exit_code, tail)
+        reason = self._launcher.exit_reason(exit_code, tail)
         model_there = await anyio.to_thread.run_sync(running.model.is_file)
         ending = Ending(
             exit_code,

@@ -66,8 +66,11 @@ class EngineLauncher(ABC):
         """argv and environment for `spec`.  Pure; raises ValueError on an impossible spec."""
 
     @abstractmethod
-    def exit_reason(self, exit_code: int, log_tail: Sequence[str]) -> FailureReason:
-        """Why a process of this engine ended: its exit code (negative = signal), last lines."""
+    def exit_reason(self, exit_code: int | None, log_tail: Sequence[str]) -> FailureReason:
+        """Why a process of this engine ended: its exit code, its last lines.
+
+        A negative code is the signal that ended it; None: nobody knows.
+        """
 
     def engine_version(self) -> str | None:
         """The version, where only the launcher can know it; None: ask the engine."""
@@ -86,8 +89,11 @@ class Observation:
     kv_cache_usage: float | None
     """Share of the KV cache in use, 0 to 1."""
     model_alias: str | None
-    work_done: int | None = None
-    """A number that changes whenever the engine works; None where it does not tell."""
+    work_done: int | None = field(default=None, compare=False)
+    """A number that changes whenever the engine works; None where it does not tell.
+
+    Not compared: it changes with every question, and a snapshot does not show it.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)

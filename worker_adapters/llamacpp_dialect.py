@@ -116,14 +116,17 @@ class Slot(msgspec.Struct):
     is_processing: bool
     id_task: int = 0
     n_prompt_tokens_processed: int | None = None
-    next_token: tuple[NextToken, ...] = ()
+    next_token: list[NextToken] | NextToken = msgspec.field(default_factory=list)
+    """A list of one; older builds give the one without a list."""
 
     @property
     def work_done(self) -> int | None:
         """A number that changes whenever the slot is given work or works; None: not told."""
         if self.n_prompt_tokens_processed is None:
             return None
-        decoded = sum(token.n_decoded for token in self.next_token)
+        told = self.next_token
+        tokens = [told] if isinstance(told, NextToken) else told
+        decoded = sum(token.n_decoded for token in tokens)
         return self.id_task + self.n_prompt_tokens_processed + decoded
 
 

@@ -37,9 +37,9 @@ class LlamaServerLauncher(EngineLauncher):
         }
         return LaunchPlan((*argv, *spec.engine_args), env)
 
-    def exit_reason(self, exit_code: int, log_tail: Sequence[str]) -> FailureReason:
+    def exit_reason(self, exit_code: int | None, log_tail: Sequence[str]) -> FailureReason:
         """llama-server exits with 1 for everything, so its last lines must tell."""
-        if exit_code < 0:
+        if exit_code is not None and exit_code < 0:
             return FailureReason.CRASH
         log = "\n".join(log_tail)
         for trace, reason in _TRACES:
@@ -70,8 +70,14 @@ class EmbeddedLauncher(EngineLauncher):
             argv += ("--slot-dir", str(spec.slot_dir))
         return LaunchPlan(argv, {API_KEY_VARIABLE: spec.api_key})
 
-    def exit_reason(self, exit_code: int, log_tail: Sequence[str]) -> FailureReason:  # noqa: ARG002
+    def exit_reason(
+        self,
+        exit_code: int | None,
+        log_tail: Sequence[str],  # noqa: ARG002
+    ) -> FailureReason:
         """By the documented exit codes of the child."""
+        if exit_code is None:
+            return FailureReason.EXITED
         if exit_code < 0:
             return FailureReason.CRASH
         return _EMBEDDED_EXITS.get(exit_code, FailureReason.EXITED)

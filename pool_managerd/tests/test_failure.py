@@ -25,7 +25,7 @@ from pool_managerd.oom import OomMark, oom_mark
         (R.MODEL_MISSING, 1, ("CUDA out of memory", "x"), True, R.VRAM_OOM, "lower `ctx`"),
         (R.CRASH, -signal.SIGABRT, ("std::bad_alloc",), True, R.HOST_OOM, "lower `ctx`"),
         (R.EXITED, 0, (), True, R.EXITED, "ended with exit code 0"),
-        (R.CRASH, None, (), True, R.CRASH, "its exit code is lost"),
+        (R.EXITED, None, (), True, R.EXITED, "its exit code is lost"),
         (R.EXITED, 1, ("CUDA error: GPU is lost",), True, R.GPU_LOST, "`nvidia-smi`"),
         (R.EXITED, 1, ("Driver/library version mismatch",), True, R.GPU_LOST, "reboot"),
         (R.EXITED, 1, ("no CUDA-capable device is detected",), True, R.GPU_LOST, "reset"),
@@ -72,6 +72,32 @@ def test_an_error_of_the_driver_goes_before_what_the_engine_says(xid: int, reaso
     failure = exit_failure(R.CRASH, ending, "engine", ("CUDA out of memory",), model_there=True)
     assert failure.reason is reason
     assert xid_verdict(xid).remedy in failure.message
+
+
+def test_a_kill_for_memory_is_told_before_what_the_driver_says_of_the_killed() -> None:
+    """LO-POOL-135: Xid 45 follows every kill, and 79 is no consequence of one."""
+
+    def reason(xid: int) -> R:
+        ending = Ending(-signal.SIGKILL, oom_killed=True, xid=xid_verdict(xid))
+        return exit_failure(R.CRASH, ending, "engine", (), model_there=True).reason
+
+    assert [reason(xid) for xid in (45, 13, 79)] == [R.HOST_OOM, R.HOST_OOM, R.GPU_LOST]
+
+
+@pytest.mark.parametrize(
+    ("told", "tail", "expected"),
+    [
+        (R.CRASH, (), R.XID_45),
+        (R.CRASH, ("CUDA error: out of memory",), R.VRAM_OOM),
+        (R.BAD_ARGUMENT, ("x",), R.BAD_ARGUMENT),
+    ],
+)
+def test_xid_45_is_the_cause_only_where_nobody_tells_another(
+    told: R, tail: tuple[str, ...], expected: R
+) -> None:
+    """LO-POOL-135."""
+    ending = Ending(-signal.SIGABRT, xid=xid_verdict(45))
+    assert exit_failure(told, ending, "engine", tail, model_there=True).reason is expected
 
 
 def test_kills_of_a_control_group_are_counted_from_the_launch_on(tmp_path: Path) -> None:

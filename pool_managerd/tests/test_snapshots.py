@@ -3,10 +3,23 @@
 import anyio
 import pytest
 
+from contracts.config import Pool
 from pool_managerd.clock import SystemClock
+from pool_managerd.replica import Replica, ReplicaEntry
 from pool_managerd.snapshots import Parts, SnapshotBoard
+from worker_adapters.base import Observation
 
 pytestmark = pytest.mark.anyio
+
+POOL = Pool.model_validate(
+    {
+        "id": "p",
+        "engine": "llamacpp",
+        "model": {"id": "m", "ref": "file:/m"},
+        "provisioning": {"mode": "embedded"},
+    },
+    strict=False,
+)
 
 
 def board() -> SnapshotBoard:
@@ -29,6 +42,17 @@ def test_changes_that_nobody_reads_are_one_change() -> None:
     for _ in range(1_000):
         it.changed()
     assert it.current().version == version + 1
+
+
+def test_work_that_a_snapshot_does_not_show_is_no_change() -> None:
+    """LO-POOL-137: a busy engine would send every pool to every watcher at each question."""
+    changes: list[Replica] = []
+    replica = Replica(ReplicaEntry(POOL, 0, 0), SystemClock(), changes.append)
+    for work_done in (1, 2):
+        replica.observed(Observation("v", 10, 2, 1, None, "m", work_done=work_done))
+    assert len(changes) == 1
+    replica.observed(Observation("v", 10, 2, 0, None, "m", work_done=2))
+    assert len(changes) == 2
 
 
 async def test_a_watcher_waits_for_a_change_and_misses_none() -> None:

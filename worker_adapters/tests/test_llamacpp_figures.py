@@ -19,6 +19,7 @@ from worker_adapters.llamacpp import LlamaCppClient
 from worker_adapters.llamacpp_dialect import (
     MESSAGE_CHARACTERS,
     Props,
+    Slot,
     answered_error,
     engine_version,
     read_json,
@@ -79,3 +80,25 @@ def test_a_long_complaint_is_cut() -> None:
     error = answered_error(500, body)
     assert isinstance(error, EngineFailed)
     assert len(str(error)) < MESSAGE_CHARACTERS + 50
+
+
+@pytest.mark.parametrize(
+    ("told", "work_done"),
+    [
+        ({"next_token": [{"n_decoded": 7, "n_remain": -1}]}, 19),
+        ({"next_token": {"n_decoded": 7, "stopping_word": ""}}, 19),
+        ({"next_token": []}, 12),
+        ({}, 12),
+    ],
+)
+def test_the_work_of_a_slot_is_read_in_every_shape_that_builds_give_it(
+    told: dict[str, Any], work_done: int
+) -> None:
+    """LO-POOL-138."""
+    row = {"is_processing": True, "id_task": 2, "n_prompt_tokens_processed": 10} | told
+    assert read_json(json.dumps(row).encode(), Slot).work_done == work_done
+
+
+def test_a_slot_that_was_never_used_tells_of_no_work() -> None:
+    """LO-POOL-138."""
+    assert read_json(b'{"id": 0, "n_ctx": 512, "is_processing": false}', Slot).work_done is None

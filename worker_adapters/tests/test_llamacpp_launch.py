@@ -111,12 +111,19 @@ def test_every_exit_of_the_embedded_engine_has_its_reason() -> None:
         (1, "exiting due to model loading error", FailureReason.MODEL_MISSING),
         (1, "error: invalid argument: --nope", FailureReason.BAD_ARGUMENT),
         (1, "out of memory", FailureReason.EXITED),
+        (None, "error: invalid argument: --nope", FailureReason.BAD_ARGUMENT),
+        (None, "", FailureReason.EXITED),
     ],
 )
 def test_the_last_lines_of_llama_server_tell_why_it_ended(
-    exit_code: int, line: str, reason: FailureReason
+    exit_code: int | None, line: str, reason: FailureReason
 ) -> None:
     assert LlamaServerLauncher().exit_reason(exit_code, ["first", line]) is reason
+
+
+def test_an_exit_code_that_is_lost_is_no_crash() -> None:
+    """LO-POOL-136."""
+    assert EmbeddedLauncher().exit_reason(None, ()) is FailureReason.EXITED
 
 
 def test_the_wheel_tells_its_version() -> None:
