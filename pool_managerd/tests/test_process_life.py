@@ -144,6 +144,7 @@ async def test_a_start_can_be_made_to_fail_before_there_is_a_process(
     [
         ("bad-model", FailureReason.MODEL_INVALID, "damaged"),
         ("out-of-memory", FailureReason.VRAM_OOM, "lower `ctx` or `slots`"),
+        ("gpu-lost", FailureReason.GPU_LOST, "`nvidia-smi`"),
         ("bad-argument", FailureReason.BAD_ARGUMENT, "engine_args"),
         ("port-taken", FailureReason.PORT_TAKEN, "another one is tried"),
     ],

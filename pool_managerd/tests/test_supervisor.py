@@ -319,3 +319,35 @@ async def test_an_engine_under_suspicion_that_generates_a_token_is_ready_again(
         await it.until_state(S.READY)
         assert it.replica.slots_open == 2
         assert it.replica.pid == pid
+
+
+@pytest.mark.usefixtures("watched_closely")
+async def test_an_engine_that_is_half_alive_is_exchanged_though_it_answers_everything(
+    harness: SupervisorHarness,
+) -> None:
+    """LO-POOL-155, LO-POOL-156: it generated one token, and then no more."""
+    patience = Patience(stall_ms=500, first_token_ms=500, canary_ms=300)
+    pool = harness.pool("--fault", "half-alive")
+    async with harness.supervise(pool, grace_ms=200, patience=patience) as it:
+        await it.until_state(S.READY)
+        pid = it.replica.pid
+        await it.until_state(S.UNHEALTHY)
+        await it.until_state(S.BACKOFF)
+        assert it.replica.last_error is not None
+        assert it.replica.last_error.reason is FailureReason.NOT_PROGRESSING
+        assert pid is not None
+        assert is_gone(pid)
+
+
+async def test_an_engine_whose_first_process_leaves_a_child_is_ended_whole(
+    harness: SupervisorHarness,
+) -> None:
+    """LO-POOL-007, LO-POOL-009: nobody could tell how that child ends."""
+    pid_file = harness.root / "child"
+    pool = harness.pool("--fault", "fork-on-start", "--pid-file", str(pid_file), restart=SLOW)
+    async with harness.supervise(pool, grace_ms=300) as it:
+        await it.until_state(S.BACKOFF)
+        assert it.replica.last_error is not None
+        assert it.replica.last_error.reason is FailureReason.EXITED
+        assert is_gone(int(pid_file.read_text()))
+    assert S.READY not in it.states

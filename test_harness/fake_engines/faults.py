@@ -9,14 +9,16 @@ The process
     slow-start-MS     answers 503 "Loading model" for so long
     silent-start      opens no port, for ever
     die-at-start      ends with exit code 3 before it listens
-    bad-model, out-of-memory, bad-argument, port-taken
+    bad-model, out-of-memory, gpu-lost, bad-argument, port-taken
                       ends at once, with the words llama-server has for it
     wrong-identity    takes every key, as a stranger's server would
+    fork-on-start     its first process ends with 0 and leaves a child in its group that serves
     grandchild        starts a child in its group that ignores SIGTERM and never ends
     log-flood         writes to stdout and stderr as fast as it can
     stall-health      answers nothing but streams while a prompt is evaluated
     die-after-N       ends with exit code 3 once N tokens were sent, over all streams
     crash-after-N     the same with SIGSEGV
+    half-alive        answers everything, and generates nothing more once a token was sent
     deaf-after-N      closes its port once N tokens were sent, and lives on
     poison            ends with exit code 3 at a prompt that holds the word POISON
 
@@ -54,6 +56,7 @@ from collections.abc import Iterable
 
 LAST_WORDS = {
     "bad-model": "llama_model_load: bad magic\nsrv: exiting due to model loading error",
+    "gpu-lost": "CUDA error: GPU is lost",
     "out-of-memory": "cudaMalloc failed: out of memory\ncommon_init: failed to load model 'm'",
     "bad-argument": "error: invalid argument: --no-such-flag",
     "port-taken": "start: couldn't bind HTTP server socket, hostname: 127.0.0.1",
@@ -76,7 +79,7 @@ OF_THE_PROCESS = frozenset(
     {
         *LAST_WORDS,
         *("ignore-term", "silent-start", "die-at-start", "wrong-identity", "grandchild"),
-        *("log-flood", "stall-health", "poison"),
+        *("log-flood", "stall-health", "poison", "half-alive", "fork-on-start"),
     }
 )
 NEVER = sys.maxsize

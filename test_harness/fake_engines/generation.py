@@ -191,7 +191,7 @@ class Generation:
             os._exit(EXIT_DIED)
         if faults.due("crash-after", sent):
             os.kill(os.getpid(), signal.SIGSEGV)
-        if faults.due("hang-after", index):
+        if faults.due("hang-after", index) or ("half-alive" in faults and sent):
             await asyncio.Event().wait()
         if faults.get("bad-json") == index:
             await writer.raw(b'data: {"content": nothing}\n\n')

@@ -43,6 +43,8 @@ def main() -> None:
     except ValueError as error:
         parser.error(str(error))
     _die_at_once(faults)
+    if "fork-on-start" in faults:
+        _fork(options.pid_file)
     if "grandchild" in faults:
         child = subprocess.Popen([sys.executable, "-c", GRANDCHILD])
         Path(options.pid_file or os.devnull).write_text(str(child.pid))
@@ -88,6 +90,14 @@ def _end(words: str, code: int) -> NoReturn:
     os._exit(code)
 
 
+def _fork(pid_file: str | None) -> None:
+    """Go on as a child of the process that was started, which ends."""
+    child = os.fork()
+    if child:
+        Path(pid_file or os.devnull).write_text(str(child))
+        os._exit(0)
+
+
 def _flood() -> None:
     line = b"x" * 1023 + b"\n"
     while True:
@@ -110,7 +120,7 @@ def options_parser() -> argparse.ArgumentParser:
     parser.add_argument("--progress-every", type=int, default=128, help="tokens of a batch")
     parser.add_argument("--attempts-log", help="a file to note each completion request in")
     parser.add_argument("--fault", action="append", default=[], help="see faults.py")
-    parser.add_argument("--pid-file", help="where `grandchild` writes its pid")
+    parser.add_argument("--pid-file", help="where a child writes its pid")
     return parser
 
 
