@@ -8,12 +8,14 @@ replica, or its engine is not started here.
 from __future__ import annotations
 
 import re
+import signal
 from collections.abc import Callable
 from typing import Annotated
 
 import anyio
 import httpx2
 import typer
+from anyio.abc import TaskStatus
 
 from contracts.pools import PoolHealth
 from llama_orch.api import Api
@@ -64,12 +66,7 @@ def logs(
         return discover_pool_managerd(url, token_file, config)
 
     reader = _Reader(connect, Output(json_mode=json_mode), worker)
-    try:
-        return anyio.run(reader.follow if follow else reader.show, lines)
-    except KeyboardInterrupt:
-        if follow:
-            return 0
-        raise
+    return anyio.run(reader.follow if follow else reader.show, lines)
 
 
 class _Reader:
@@ -85,7 +82,18 @@ class _Reader:
         return 0
 
     async def follow(self, lines: int) -> int:
-        """As `show`, and then what comes; raises Unreachable where it stays away too long."""
+        """As `show`, and then what comes, until Ctrl-C.
+
+        Raises:
+            Unreachable: pool_managerd stays away too long.
+        """
+        async with anyio.create_task_group() as group:
+            # Heard even where whoever started this had the signal ignored.
+            await group.start(_end_at_interrupt, group.cancel_scope)
+            await self._follow(lines)
+        return 0
+
+    async def _follow(self, lines: int) -> None:
         await self._begin(lines)
         while True:
             self._output.note(f"{self._worker}: the connection to pool_managerd ended; waiting")
@@ -145,3 +153,12 @@ class _Reader:
                 f"pool {self._worker} has {len(names)} replicas: name one of {which}"
             )
         self._worker = names[0]
+
+
+async def _end_at_interrupt(
+    scope: anyio.CancelScope, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+) -> None:
+    with anyio.open_signal_receiver(signal.SIGINT) as signals:
+        task_status.started()
+        async for _ in signals:
+            scope.cancel()

@@ -127,6 +127,7 @@ class ProcessLife:
         """
         process = self._process
         if process is None:
+            await self._end_survivor()
             return
         memory = None if self._cards is None else await self._cards.before_end()
         await end_group(process.pid, 0 if process.exited else self._tools.stop_grace_ms)
@@ -142,6 +143,16 @@ class ProcessLife:
         self._tools.log_keeper.remove(self._log)
         process.close()
         self._process = None
+
+    async def _end_survivor(self) -> None:
+        """End what was to be taken back, where the stop came before that."""
+        survivor, self._survivor = self._survivor, None
+        if survivor is None:
+            return
+        record = survivor.record
+        await end_group(record.group, self._tools.stop_grace_ms)
+        await run_end(record.launch.end_argv)
+        await anyio.to_thread.run_sync(self._tools.records.remove, record.replica_id)
 
     async def _begin(self) -> Running:
         """The process of this life; raises `LaunchRefused`."""

@@ -402,3 +402,18 @@ def test_nothing_is_started_on_a_card_that_is_lost(stacks: list[Stack], tmp_path
     stack = started(stacks, tmp_path, fake_pool(tmp_path, replicas=[{"devices": [0]}]), gpus=gpus)
     assert last_error(stack).startswith("GPU_LOST: GPU 0 (Card)")
     assert snapshot(stack).pools[0].replicas[0].pid is None
+
+
+def test_a_stop_that_comes_before_an_engine_is_taken_back_ends_it(
+    stacks: list[Stack], tmp_path: Path
+) -> None:
+    """LO-POOL-012, LO-POOL-150: at once after the run file is there."""
+    stack = started(stacks, tmp_path, fake_pool(tmp_path))
+    wait_for(lambda: ready(stack), "the stand-in serves")
+    left = snapshot(stack).pools[0].replicas[0].pid
+    assert left is not None
+    stack.daemons["pool_managerd"].stop(signal.SIGKILL)
+    again = stack.start("pool_managerd")
+    assert again.url
+    assert again.stop() == 0
+    assert not group_members(left)
