@@ -106,7 +106,11 @@ class RestartBudget:
     def state(self, now: int, unix_now: int) -> RestartState:
         """Everything that counts, as of now."""
         shift = unix_now - now
-        failures = tuple((failure.at + shift, failure.tasks) for failure in self._failures)
+        failures = tuple(
+            (failure.at + shift, failure.tasks)
+            for failure in self._failures
+            if self._is_recent(failure, now)
+        )
         retry_at = None if self._retry_at is None else self._retry_at + shift
         return RestartState(failures, self._tries, retry_at, self.breaker is not Breaker.CLOSED)
 
@@ -122,7 +126,8 @@ class RestartBudget:
         for at, tasks in state.failures[-self._policy.intensity :]:
             self._failures.append(_Counted(min(now, at + shift), tasks))
         newest = max((at for at, _ in state.failures), default=0)
-        self._tries = state.tries if unix_now - newest <= self._policy.stable_ms else 0
+        lately = state.retry_at is not None or unix_now - newest <= self._policy.stable_ms
+        self._tries = state.tries if lately else 0
         if state.retry_at is None:
             return 0
         if state.open:
