@@ -352,6 +352,16 @@ class Pool(Section):
     restart: Restart = Field(default=Restart(), description="When it dies.")
 
     @model_validator(mode="after")
+    def _package_without_a_command_is_cpu_only(self) -> Self:
+        plain = isinstance(self.provisioning, Package) and not self.provisioning.command
+        if plain and (any(replica.devices for replica in self.replicas) or self.engine_args):
+            raise ValueError(
+                "provisioning `package` without a `command` runs on the CPU, without"
+                " `engine_args`: set `devices: []`, or a `command` that uses the cards"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _embedded_is_cpu_only(self) -> Self:
         if isinstance(self.provisioning, Embedded):
             if self.engine != "llamacpp":

@@ -100,7 +100,9 @@ def _key(record: ProcessRecord) -> str | None:
 async def _end(record: ProcessRecord, records: RunRecords, grace_ms: int) -> None:
     _log.warning("orphan.ended", replica_id=record.replica_id, pid=record.pid)
     try:
-        await end_group(record.group, grace_ms)
+        # Of a container the client may be gone, and its number another process's by now.
+        if await anyio.to_thread.run_sync(_still_runs, record):
+            await end_group(record.group, grace_ms)
     except GroupSurvives as error:
         _log.error("orphan.survives", replica_id=record.replica_id, message=str(error))
         return

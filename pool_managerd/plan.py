@@ -39,7 +39,11 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.pool is not None and not wanted:
         sys.stderr.write(f"no pool {arguments.pool} is configured\n")
         return EXIT_UNKNOWN_POOL
-    plans = Plans(items=tuple(plan_of(pool, config) for pool in wanted))
+    try:
+        plans = Plans(items=tuple(plan_of(pool, config) for pool in wanted))
+    except ValueError as error:
+        sys.stderr.write(f"{error}\n")
+        return EXIT_BAD_CONFIG
     sys.stdout.write(plans.model_dump_json() + "\n")
     return 0
 

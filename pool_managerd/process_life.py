@@ -131,6 +131,7 @@ class ProcessLife:
             return
         memory = None if self._cards is None else await self._cards.before_end()
         await end_group(process.pid, 0 if process.exited else self._tools.stop_grace_ms)
+        await run_end(self._end_argv)
         if self._cards is not None and memory is not None:
             held = await self._cards.memory_back(memory, memory_s)
             if held is not None:
@@ -138,7 +139,6 @@ class ProcessLife:
                 self._replica.failed(Failure(FailureReason.VRAM_HELD, held))
         with anyio.move_on_after(REAP_S):
             await process.wait()
-        await run_end(self._end_argv)
         await anyio.to_thread.run_sync(self._tools.records.remove, self._replica.entry.replica_id)
         self._tools.log_keeper.remove(self._log)
         process.close()
@@ -227,6 +227,7 @@ class ProcessLife:
         if self._pool.provisioning.mode != "embedded":
             program = Path(launch.plan.argv[0]).name
         facts = facts_of(launch, entry.fingerprint, program, self._tools.clock.unix_ms())
+        self._end_argv = facts.end_argv
         try:
             with anyio.fail_after(SPAWN_DEADLINE_S, shield=True):
                 self._tools.failpoints.hit("replica.spawn")
@@ -241,7 +242,6 @@ class ProcessLife:
             raise LaunchRefused(
                 FailureReason.EXITED, f"its log or record cannot be written: {error}"
             ) from error
-        self._end_argv = facts.end_argv
         running = Running(process, facts, spec.api_key, adopted=False)
         self._replica.launched(running.endpoint, process.pid, spec.device_uuids)
         return running

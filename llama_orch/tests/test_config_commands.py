@@ -198,5 +198,12 @@ def test_the_example_for_a_laptop_is_valid() -> None:
     assert all(cards(pool) == [] for pool in config.pools)
 
 
+def test_the_example_of_engines_is_valid_and_has_a_pool_of_each_way() -> None:
+    """LO-SYS-018."""
+    config = read_config(EXAMPLES / "engines.yaml", {"HOME": "/home/somebody"})[0]
+    modes = {pool.provisioning.mode for pool in config.pools}
+    assert modes == {"binary", "command", "container", "external", "package", "source"}
+
+
 def cards(pool: Pool) -> list[int | str]:
     return [card for replica in pool.replicas for card in replica.devices or ()]

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,22 @@ import pytest
 pytestmark = pytest.mark.slow
 
 
-def plan(tmp_path: Path, *arguments: str, **provisioning: Any) -> subprocess.CompletedProcess[str]:
+def plan(
+    tmp_path: Path, *arguments: str, devices: Sequence[int] = (), **provisioning: Any
+) -> subprocess.CompletedProcess[str]:
     pool = {
         "id": "chat",
         "engine": "llamacpp",
         "model": {"id": "m", "ref": "file:/models/m.gguf"},
-        "replicas": [{"devices": []}],
+        "replicas": [{"devices": list(devices)}],
         "provisioning": provisioning,
     }
     config = tmp_path / "config.yaml"
-    config.write_text(json.dumps({"state_dir": str(tmp_path / "state"), "pools": [pool]}))
+    config.write_text(
+        json.dumps(
+            {"state_dir": str(tmp_path / "state"), "pools": [pool], "gpus": {"source": "nvml"}}
+        )
+    )
     argv = [sys.executable, "-m", "llama_orch", "pools", "plan", "--config", str(config)]
     env = {key: value for key, value in os.environ.items() if not key.startswith("LLORCH_")}
     return subprocess.run([*argv, *arguments], capture_output=True, text=True, env=env, check=False)
@@ -31,7 +38,10 @@ def plan(tmp_path: Path, *arguments: str, **provisioning: Any) -> subprocess.Com
 
 def test_a_plan_is_shown_without_a_daemon_and_the_same_each_time(tmp_path: Path) -> None:
     """LO-POOL-109, LO-POOL-103: nothing is made, not even the state directory."""
-    provisioning = {"mode": "command", "command": [sys.executable, "{port}", "{api_key}"]}
+    provisioning: dict[str, Any] = {
+        "mode": "command",
+        "command": [sys.executable, "{port}", "{api_key}"],
+    }
     done = plan(tmp_path, "--json", **provisioning)
     assert done.returncode == 0, done.stderr
     [shown] = json.loads(done.stdout)["items"]
@@ -54,6 +64,10 @@ def test_an_unknown_pool_and_a_wrong_configuration_are_one_line(tmp_path: Path) 
         1,
         "error: no plan: no pool other is configured",
     )
+    done = plan(tmp_path, mode="package", requirements=["xllamacpp"], devices=[0])
+    assert done.returncode == 1
+    assert "without a `command` runs on the CPU" in done.stderr
+    assert "Traceback" not in done.stderr
     done = plan(tmp_path, mode="binary", path="a", url="https://b")
     assert done.returncode == 1
     assert "set either `path`, or `url`" in done.stderr

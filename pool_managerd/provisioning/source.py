@@ -39,7 +39,7 @@ FLAGS = (
 )
 FETCH = (
     *("-m", "pip", "download", "--no-input", "--disable-pip-version-check", "--no-deps"),
-    *("--no-binary", "llama-cpp-python", "--progress-bar", "off"),
+    *("--no-binary", "llama-cpp-python", "--progress-bar", "off", "--require-hashes", "-r"),
 )
 PACKAGES = {"cmake": "cmake", "ninja": "ninja-build", "c++": "g++"}
 PROGRAM = "llama-server"
@@ -65,7 +65,7 @@ def steps(pool: Pool, spec: LaunchSpec) -> list[PlanStep]:
     config, place = _config(pool), Path("{state_dir}/engines") / _key(pool, spec)
     get = PlanStep(
         what=f"fetch {REQUIREMENT} (needs policy.downloads.allow)",
-        argv=("{python}", *FETCH, REQUIREMENT),
+        argv=("{python}", *FETCH, "{requirements}"),
     )
     if config.sdist is not None:
         get = PlanStep(what=f"take {config.sdist}")
@@ -153,7 +153,10 @@ async def _fetched(pool: Pool, room: Path, tools: ProvisioningTools) -> Path:
         )
     directory = room / "sdist"
     directory.mkdir()
-    argv = (sys.executable, *FETCH, "--dest", str(directory), REQUIREMENT)
+    # pip asks an sdist for its metadata, which runs its code: pip too must know the hash.
+    wanted = room / "requirements.txt"
+    wanted.write_text(f"{REQUIREMENT} --hash=sha256:{SDIST_SHA256}\n")
+    argv = (sys.executable, *FETCH, str(wanted), "--dest", str(directory))
     await run_tool(argv, room, lambda _: None)
     found = sorted(directory.glob("*.tar.gz"))
     if not found:

@@ -131,6 +131,8 @@ async def _lines(stream: BufferedByteReceiveStream) -> AsyncIterator[str]:
         except anyio.DelimiterNotFound:
             line = await stream.receive_exactly(LINE_BYTES_MAX)
         except (anyio.IncompleteRead, anyio.EndOfStream):
+            if stream.buffer:
+                yield stream.buffer.decode(errors="replace").rstrip()
             return
         yield line.decode(errors="replace").rstrip()
 

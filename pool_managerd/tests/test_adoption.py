@@ -14,7 +14,7 @@ import pytest
 
 from pool_managerd.adoption import take_stock
 from pool_managerd.procfs import group_members
-from pool_managerd.run_records import ProcessRecord, RunRecords, identify
+from pool_managerd.run_records import LaunchFacts, ProcessRecord, RunRecords, identify
 
 pytestmark = pytest.mark.anyio
 SLEEP = "import time; time.sleep(600)"
@@ -98,3 +98,19 @@ def test_a_record_holds_no_key_and_is_the_owners_only(tmp_path: Path, engine: En
     path = tmp_path / "run" / "replicas" / "p@0.json"
     assert path.stat().st_mode & 0o777 == 0o600
     assert b"sekret" not in path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "change", [{"boot_id": "another boot"}, {"start_ticks": 1}], ids=["boot", "start"]
+)
+async def test_a_container_is_ended_and_who_has_its_clients_number_now_is_left_alone(
+    tmp_path: Path, engine: Engine, change: dict[str, object]
+) -> None:
+    """LO-POOL-010, LO-POOL-108."""
+    records, ended = RunRecords(tmp_path), tmp_path / "ended"
+    launch = LaunchFacts(end_argv=("touch", str(ended)))
+    records.write(replace(engine.record, launch=launch, **change))  # type: ignore[arg-type]
+    assert await take_stock(records, {}, grace_ms=1_000) == {}
+    assert engine.runs
+    assert ended.exists()
+    assert records.read_all() == []

@@ -18,6 +18,8 @@ from pool_managerd.provisioning import command, embedded, source
 from pool_managerd.provisioning.registry import MODES
 from pool_managerd.provisioning.showing import SHOWN_KEY, SHOWN_PORT
 from pool_managerd.provisioning.tools import ProvisioningTools
+from test_harness.downloads import downloading, sha256
+from test_harness.model_server import ModelServer
 from worker_adapters.base import LaunchPlan, LaunchSpec
 
 SPEC = LaunchSpec(
@@ -208,3 +210,22 @@ def test_a_plan_is_the_same_each_time_and_shows_no_key(provisioning: dict[str, A
     launch = steps[-1] if steps[-1].env else steps[-2]
     assert any("{port}" in part for part in launch.argv)
     assert not any(str(SHOWN_PORT) in part for step in steps for part in step.argv)
+
+
+@pytest.mark.anyio
+async def test_a_program_is_fetched_verified_and_can_be_run(tmp_path: Path) -> None:
+    """LO-POOL-102."""
+    content = b"#!/bin/sh\necho it runs\n"
+    server = ModelServer(files={"/llama-server": content})
+    async with server.serving(), downloading(tmp_path) as it:
+        url = f"{server.url}/llama-server"
+        tools = replace(tools_at(tmp_path), models=it.resolver)
+        a_pool = pool(mode="binary", url=url, digest=sha256(content))
+        plan = await MODES["binary"].provision(a_pool, SPEC, tools)
+        program = anyio.Path(plan.argv[0])
+        assert (await program.stat()).st_mode & 0o777 == 0o700
+        assert (await anyio.run_process([str(program)])).stdout == b"it runs\n"
+        other = pool(mode="binary", url=url, digest=sha256(b"other"))
+        with pytest.raises(LaunchRefused) as caught:
+            await MODES["binary"].provision(other, SPEC, tools)
+        assert caught.value.failure.reason is FailureReason.MODEL_INVALID

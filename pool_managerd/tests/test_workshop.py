@@ -32,7 +32,9 @@ case "$1" in
   -S) mkdir -p "$4/bin"; exit 0 ;;
   --build)
     if [ -f "$(dirname "$0")/slow" ]; then sleep 600; fi
-    if [ -f "$(dirname "$0")/broken" ]; then echo "error: no such header"; exit 2; fi
+    if [ -f "$(dirname "$0")/broken" ]; then
+      echo "error: no such header"; printf "in the middle"; exit 2
+    fi
     echo "[1/2] one"; echo "[2/2] two"
     printf '#!/bin/sh\\n' > "$2/bin/llama-server"; chmod 700 "$2/bin/llama-server" ;;
 esac
@@ -156,6 +158,7 @@ async def test_a_build_that_fails_tells_its_last_lines_and_leaves_nothing(
     (workshop.tools / "broken").touch()
     with pytest.raises(LaunchRefused, match="no such header") as caught:
         await workshop.provision()
+    assert "in the middle" in caught.value.failure.message
     assert caught.value.failure.reason is FailureReason.PROVISIONING_FAILED
     assert workshop.left() == []
     (workshop.tools / "broken").unlink()
@@ -207,6 +210,28 @@ async def test_an_sdist_with_too_many_members_or_another_digest_is_refused(
     workshop.monkeypatch.setattr(source, "SDIST_SHA256", "0" * 64)
     with pytest.raises(LaunchRefused, match="has sha256"):
         await workshop.provision()
+
+
+async def test_no_code_of_an_sdist_is_run_before_its_hash_is_known(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LO-POOL-106: pip, too, refuses another one than the known."""
+    name, ran = "llama_cpp_python-0.3.36", workshop.root / "ran"
+    project = (
+        '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+        '[project]\nname = "llama-cpp-python"\nversion = "0.3.36"\n'
+    )
+    about = b"Metadata-Version: 2.1\nName: llama-cpp-python\nVersion: 0.3.36\n"
+    backend = f"open({str(ran)!r}, 'w').close()\n".encode()
+    workshop.sdist = workshop.root / "links" / f"{name}.tar.gz"
+    workshop.sdist.parent.mkdir()
+    files = {"PKG-INFO": about, "pyproject.toml": project.encode(), "backend.py": backend}
+    workshop.pack({f"{name}/{path}": content for path, content in files.items()})
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(workshop.sdist.parent))
+    with pytest.raises(LaunchRefused, match="Expected sha256"):
+        await workshop.provision(allowed=True, sdist=None)
+    assert not ran.exists()
 
 
 @pytest.mark.slow
