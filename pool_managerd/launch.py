@@ -74,6 +74,11 @@ async def prepare(
         plan = await MODES[pool.provisioning.mode].provision(pool, spec, tools)
     except ValueError as error:
         raise LaunchRefused(FailureReason.BAD_ARGUMENT, str(error)) from error
+    except (OSError, TimeoutError) as error:
+        # A full disk or a build without end is one pool's trouble, not the daemon's.
+        raise LaunchRefused(
+            FailureReason.PROVISIONING_FAILED, f"pool {pool.id}: its engine cannot be made: {error}"
+        ) from error
     return Launch(spec, plan, model)
 
 

@@ -20,6 +20,7 @@ from pool_managerd.run_records import RunRecords
 from pool_managerd.telemetry.none import NoSource
 from pool_managerd.telemetry.sampler import Sampler
 from test_harness.downloads import MIB, content_of, downloading, sha256
+from test_harness.gguf_files import file_of, numbers, tensor
 from test_harness.model_server import ModelServer
 from test_harness.supervised import PATIENCE, SupervisorHarness
 from worker_adapters.transport import EngineTransport
@@ -185,3 +186,25 @@ async def test_the_key_of_a_launch_is_in_no_argument_log_or_record(
         for file in harness.state_dir.rglob("*.*"):
             assert key.encode() not in file.read_bytes()
             assert file.stat().st_mode & 0o077 == 0 or file.suffix == ".json"
+
+
+async def test_an_engine_that_cannot_be_made_is_a_failure_of_its_pool_alone(
+    harness: SupervisorHarness,
+) -> None:
+    """LO-POOL-104: its directory is a file, as bad as a full disk."""
+    (harness.state_dir / "engines").write_text("")
+    geometry = numbers(
+        block_count=1, context_length=64, embedding_length=8, attention__head_count=1
+    )
+    table = (tensor("token_embd.weight", 8, 4),)
+    model = file_of(harness.root, *geometry, tensors=table, data=128)
+    pool = harness.pool(
+        model={"id": "m", "ref": f"file:{model}"},
+        provisioning={"mode": "package", "requirements": ["x"], "command": ["x"]},
+        restart=SLOW,
+    )
+    async with harness.supervise(pool) as it:
+        await it.until(lambda replica: replica.last_error is not None)
+        error = it.replica.last_error
+    assert error is not None
+    assert error.reason is FailureReason.PROVISIONING_FAILED
