@@ -19,10 +19,10 @@ def pair(key: str, kind: int, value: bytes) -> bytes:
     return text(key) + struct.pack("<I", kind) + value
 
 
-def numbers(**values: int) -> tuple[bytes, ...]:
+def numbers(architecture: str = "llama", /, **values: int) -> tuple[bytes, ...]:
     """Pairs of 4-byte numbers; `__` stands for a dot."""
     return tuple(
-        pair(f"llama.{key.replace('__', '.')}", U32, struct.pack("<I", value))
+        pair(f"{architecture}.{key.replace('__', '.')}", U32, struct.pack("<I", value))
         for key, value in values.items()
     )
 
@@ -40,9 +40,10 @@ def file_of(
     data: int = 0,
     version: int = 3,
     name: str = "made.gguf",
+    architecture: str = "llama",
 ) -> Path:
     """A file under `root` with `data` bytes of zeros as its data, which take no disk."""
-    named = pair("general.architecture", STRING, text("llama"))
+    named = pair("general.architecture", STRING, text(architecture))
     head = struct.pack("<4sIQQ", b"GGUF", version, len(tensors), len(pairs) + 1)
     head += named + b"".join(pairs) + b"".join(tensors)
     path = root / name

@@ -51,7 +51,14 @@ _NUMBERS |= {12: "d"}
 """Type codes of `array` by GGUF's numbers of the value types."""
 _LAYER = re.compile(r"blk\.([0-9]{1,4})\..+")
 _PART = re.compile(r"(.+)-00001-of-([0-9]{5})\.gguf")
-_INPUT = ("token_embd.", "per_layer_token_embd.", "position_embd.", "token_types.")
+_EMBEDDINGS = "token_embd.weight"
+_INPUT = ("token_embd", "per_layer_token_embd.", "position_embd.", "token_types.")
+_PER_LAYER = (
+    "attention.head_count",
+    "attention.head_count_kv",
+    "attention.sliding_window_pattern",
+)
+"""Arrays that are kept, by the ends of their keys; any other is passed over."""
 
 Pairs: TypeAlias = "dict[str, int | float | str | array[int] | array[float]]"
 
@@ -62,11 +69,13 @@ class Tensors:
 
     layers: dict[int, int]
     input: int
-    """Token embeddings; llama.cpp leaves them in the memory of the host."""
+    """Tables that are looked up in; llama.cpp leaves them in the memory of the host."""
     output: int
     """Everything else outside the layers."""
+    embeddings: int
+    """The table of the tokens, which is a part of `input`."""
     tied: bool
-    """Whether there is no output matrix, so that the embeddings serve as one."""
+    """Whether there is no output matrix, so that the embeddings serve as one too."""
 
     @property
     def total(self) -> int:
@@ -80,7 +89,11 @@ class Tensors:
             for number in self.layers | other.layers
         }
         return Tensors(
-            layers, self.input + other.input, self.output + other.output, self.tied and other.tied
+            layers,
+            self.input + other.input,
+            self.output + other.output,
+            self.embeddings + other.embeddings,
+            self.tied and other.tied,
         )
 
 
@@ -248,7 +261,7 @@ def _read_pair(
 def _read_array(cursor: Cursor, key: str) -> int | array[int] | array[float]:
     """The numbers of an array of one for each layer; of any other, how many it has."""
     kind, count = _array_head(cursor)
-    if kind in _NUMBERS and count <= LAYERS_MAX and not key.startswith("tokenizer."):
+    if kind in _NUMBERS and count <= LAYERS_MAX and key.endswith(_PER_LAYER):
         return _numbers(cursor, kind, count)
     if kind == _STRING:
         cursor.skip_texts(count, "an array")
@@ -349,7 +362,7 @@ def _tensor_bytes(cursor: Cursor, name: str, kind: int, lengths: list[int]) -> i
 
 def _by_place(cursor: Cursor, tensors: list[_Tensor]) -> Tensors:
     layers: defaultdict[int, int] = defaultdict(int)
-    inputs = outputs = 0
+    inputs = outputs = embeddings = 0
     for tensor in tensors:
         layer = _LAYER.fullmatch(tensor.name)
         if layer is not None:
@@ -358,10 +371,11 @@ def _by_place(cursor: Cursor, tensors: list[_Tensor]) -> Tensors:
             layers[int(layer[1])] += tensor.size
         elif tensor.name.startswith(_INPUT):
             inputs += tensor.size
+            embeddings += tensor.size if tensor.name == _EMBEDDINGS else 0
         else:
             outputs += tensor.size
     tied = not any(tensor.name == "output.weight" for tensor in tensors)
-    return Tensors(dict(layers), inputs, outputs, tied)
+    return Tensors(dict(layers), inputs, outputs, embeddings, tied)
 
 
 def _header(path: Path, part: _Part) -> GgufHeader:

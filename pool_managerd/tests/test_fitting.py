@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,7 +21,7 @@ from pool_managerd.fitting import check_fit, needed_memory
 from pool_managerd.replica import ReplicaEntry
 from pool_managerd.room import Room
 from pool_managerd.telemetry.sampler import Sampler, Take
-from test_harness.gguf_files import file_of, numbers, pair, tensor
+from test_harness.gguf_files import ARRAY, U32, file_of, numbers, pair, tensor
 
 pytestmark = pytest.mark.anyio
 NEEDED = Estimate(weights=4 * GIB)
@@ -160,6 +161,50 @@ async def test_layers_that_cache_less_are_counted_for_less(
     needed = await needed_memory(pool(path), path)
     assert needed is not None
     assert needed.kv_cache == 1024 * width * 2
+
+
+@pytest.mark.parametrize(
+    ("architecture", "more", "cached"),
+    [
+        ("llama4", {}, 2 * (8192 + 512)),
+        ("llama4", {"attention__sliding_window": 0}, 2 * 16_384),
+        ("gemma4", {"attention__sliding_window": 1024, "attention__key_length_swa": 64}, 2304),
+        ("qwen3next", {}, 0),
+        ("qwen35", {"full_attention_interval": 2}, 16_384),
+    ],
+)
+async def test_what_an_architecture_caches_untold_is_counted(
+    tmp_path: Path, architecture: str, more: dict[str, int], cached: int
+) -> None:
+    """LO-POOL-091: in rows of 4096 keys and as many values, of both layers together."""
+    geometry = numbers(architecture, **GEOMETRY, **more)
+    path = file_of(tmp_path, *geometry, architecture=architecture)
+    needed = await needed_memory(pool(path, ctx=16_384), path)
+    assert needed is not None
+    assert needed.kv_cache == cached * 2 * 4096 * 2
+
+
+async def test_a_layer_without_heads_caches_nothing_in_latent_attention_either(
+    tmp_path: Path,
+) -> None:
+    """LO-POOL-091: as in models that mix it with layers of a state of fixed size."""
+    heads = pair("kimi.attention.head_count_kv", ARRAY, struct.pack("<IQII", U32, 2, 0, 1))
+    geometry = numbers("kimi", **GEOMETRY, attention__kv_lora_rank=512)
+    path = file_of(tmp_path, *geometry, heads, architecture="kimi")
+    needed = await needed_memory(pool(path), path)
+    assert needed is not None
+    assert needed.kv_cache == 1024 * 512 * 2
+
+
+async def test_tables_and_layers_that_stay_off_the_card_are_not_counted(tmp_path: Path) -> None:
+    """LO-POOL-091: of what is looked up in, a tied table of the tokens alone is on the card."""
+    names = ("token_embd.weight", "per_layer_token_embd.weight", "blk.0.x", "blk.1.x")
+    tensors = [tensor(name, 8, offset=32 * at) for at, name in enumerate(names)]
+    geometry = numbers(**GEOMETRY, nextn_predict_layers=1)
+    path = file_of(tmp_path, *geometry, tensors=tuple(tensors), data=128)
+    needed = await needed_memory(pool(path), path)
+    assert needed is not None
+    assert needed.weights == 64
 
 
 async def test_a_damaged_gguf_is_refused_but_any_file_will_do_for_a_command(
