@@ -16,6 +16,9 @@ from typing import Any
 HEADER_BYTES_MAX = 16 * 1024 * 1024
 CONFIG_BYTES_MAX = 1024 * 1024
 FILES_MAX = 256
+BRACKETS_MAX = 262_144
+VALUES_MAX = 1024 * 1024
+"""Of one file of JSON: each takes many times more memory than the byte it may be written in."""
 
 
 class SafetensorsError(ValueError):
@@ -54,7 +57,7 @@ def _tensor_bytes(path: Path) -> int:
     for name, tensor in header.items():
         offsets = tensor.get("data_offsets") if isinstance(tensor, dict) else None
         match offsets:
-            case [int(begin), int(end)] if 0 <= begin <= end:
+            case [int(begin), int(end)] if 0 <= begin <= end and not isinstance(end, bool):
                 if end > data:
                     raise SafetensorsError(
                         f"{path}: the file is cut off: tensor {name[:64]!r} ends {end} bytes into"
@@ -69,12 +72,34 @@ def _tensor_bytes(path: Path) -> int:
 
 
 def _json(path: Path, content: bytes) -> dict[str, Any]:
+    brackets = content.count(b"[") + content.count(b"{")
+    if brackets > BRACKETS_MAX or content.count(b",") >= VALUES_MAX:
+        raise SafetensorsError(
+            f"{path}: its JSON has more than {BRACKETS_MAX} brackets or {VALUES_MAX} values"
+        )
     try:
-        found = json.loads(content)
+        found = json.loads(content, object_pairs_hook=_without_repeats)
+    except _Repeated as error:
+        raise SafetensorsError(f"{path}: the key {str(error)[:64]!r} is repeated") from error
     except (ValueError, RecursionError) as error:
         raise SafetensorsError(f"{path}: it holds no JSON: {type(error).__name__}") from error
     if not isinstance(found, dict):
         raise SafetensorsError(f"{path}: it holds no JSON object")
+    return found
+
+
+class _Repeated(Exception):
+    """A key that is in an object twice."""
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise _Repeated(key)
+            seen.add(key)
     return found
 
 
