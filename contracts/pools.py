@@ -220,6 +220,10 @@ class PoolView(PoolHealth):
     ctx: TokenCount = Field(description="Tokens of context a task may use.")
     slots: int = Field(ge=1, le=1024, description="Slots per replica, as configured.")
 
+    def health(self) -> PoolHealth:
+        """Its health alone."""
+        return PoolHealth(**{name: getattr(self, name) for name in PoolHealth.model_fields})
+
 
 class Snapshot(Contract):
     """Everything pool_managerd knows, at one version."""

@@ -54,6 +54,18 @@ NEW_SESSION = "new"
 """Stands for the id of a session that is made here and now."""
 
 
+def handed_down(context: typer.Context, given: Mapping[str, Any]) -> bool:
+    """Whether a group was called for a subcommand, which then takes what the group was given.
+
+    Options before the subcommand hold for it: nobody is to reach another server by them.
+    """
+    if context.invoked_subcommand is None:
+        return False
+    defaults = {name: value for name, value in given.items() if value}
+    context.default_map = {context.invoked_subcommand: defaults}
+    return True
+
+
 def checked_task_id(text: str) -> str:
     """`text` in lower case; a UsageMistake where it is no task id."""
     if not is_uuid(text):

@@ -33,6 +33,7 @@ from llama_orch.options import (
     Url,
     body_of,
     checked_pool_id,
+    handed_down,
     time_span_ms,
 )
 from llama_orch.output import Output, printable
@@ -63,11 +64,8 @@ def pools(
     config: ConfigFile = None,
 ) -> int:
     """List the pools; look at, drain, reload and resume one."""
-    if context.invoked_subcommand is not None:
-        given = {"json_mode": json_mode, "url": url, "token_file": token_file, "config": config}
-        # Options before the subcommand hold for it: nobody is to reach another server by them.
-        defaults = {name: value for name, value in given.items() if value}
-        context.default_map = {context.invoked_subcommand: defaults}
+    given = {"json_mode": json_mode, "url": url, "token_file": token_file, "config": config}
+    if handed_down(context, given):
         return 0
     return anyio.run(_list, discover(url, token_file, config), Output(json_mode=json_mode))
 

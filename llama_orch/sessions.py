@@ -22,6 +22,7 @@ from llama_orch.options import (
     Url,
     body_of,
     checked_session_id,
+    handed_down,
     milliseconds,
     session_id_or_new,
 )
@@ -45,11 +46,8 @@ def sessions(
     config: ConfigFile = None,
 ) -> int:
     """List the live sessions; show, set and end one."""
-    if context.invoked_subcommand is not None:
-        given = {"json_mode": json_mode, "url": url, "token_file": token_file, "config": config}
-        # Options before the subcommand hold for it: nobody is to reach another server by them.
-        defaults = {name: value for name, value in given.items() if value}
-        context.default_map = {context.invoked_subcommand: defaults}
+    given = {"json_mode": json_mode, "url": url, "token_file": token_file, "config": config}
+    if handed_down(context, given):
         return 0
     return anyio.run(_list, discover(url, token_file, config), Output(json_mode=json_mode))
 

@@ -97,14 +97,22 @@ def _key(record: ProcessRecord) -> str | None:
     return None
 
 
+async def end_recorded(record: ProcessRecord, records: RunRecords, grace_ms: int) -> None:
+    """End what is left of a recorded launch, and forget it.
+
+    Raises:
+        GroupSurvives: its processes do not go away.
+    """
+    # Of a container the client may be gone, and its number another process's by now.
+    if await anyio.to_thread.run_sync(_still_runs, record):
+        await end_group(record.group, grace_ms)
+    await run_end(record.launch.end_argv)
+    await anyio.to_thread.run_sync(records.remove, record.replica_id)
+
+
 async def _end(record: ProcessRecord, records: RunRecords, grace_ms: int) -> None:
     _log.warning("orphan.ended", replica_id=record.replica_id, pid=record.pid)
     try:
-        # Of a container the client may be gone, and its number another process's by now.
-        if await anyio.to_thread.run_sync(_still_runs, record):
-            await end_group(record.group, grace_ms)
+        await end_recorded(record, records, grace_ms)
     except GroupSurvives as error:
         _log.error("orphan.survives", replica_id=record.replica_id, message=str(error))
-        return
-    await run_end(record.launch.end_argv)
-    await anyio.to_thread.run_sync(records.remove, record.replica_id)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import anyio
 import anyio.to_thread
 
-from contracts.pools import ReplicaState
 from pool_managerd.domain.gpu_watch import SAMPLES, GpuWatch
+from pool_managerd.domain.replica_state import SERVING
 from pool_managerd.domain.vram import MemoryMark, ReplicaMemory, memory_mark
 from pool_managerd.domain.xid import XidVerdict, xid_verdict
 from pool_managerd.procfs import group_members
@@ -26,7 +26,6 @@ class CardWatch:
     Args:
         group: of its processes; None where they are not ours to see, as in a container.
         before: the cards before it was started; `NOTHING` where that is not known.
-        expected_bytes: what it should take of them in all.
     """
 
     def __init__(
@@ -36,7 +35,6 @@ class CardWatch:
         uuids: tuple[str, ...],
         group: int | None,
         before: MemoryMark,
-        expected_bytes: int | None,
     ) -> None:
         self._replica = replica
         self._telemetry = telemetry
@@ -45,7 +43,7 @@ class CardWatch:
         self._before = before
         self._serving: MemoryMark | None = None
         self._pids: frozenset[int] = frozenset()
-        self._judge = GpuWatch(uuids, before, expected_bytes)
+        self._judge = GpuWatch(uuids, before, expected_bytes=None)
         self._xids = self._xid_counts()
 
     async def run(self) -> None:
@@ -56,7 +54,7 @@ class CardWatch:
                 devices = await self._telemetry.next_sample(SAMPLE_S)
             except TelemetrySilent:
                 continue
-            if self._replica.state in (ReplicaState.READY, ReplicaState.DRAINING):
+            if self._replica.state in SERVING:
                 self._serving = self._serving or memory_mark(devices, self._uuids)
                 self._pids |= await self._members()
                 self._replica.found_degraded(self._judge.degraded(devices, self._pids))
@@ -94,8 +92,3 @@ class CardWatch:
     async def _members(self) -> frozenset[int]:
         assert self._group is not None
         return frozenset(await anyio.to_thread.run_sync(group_members, self._group))
-
-
-def marked(telemetry: Sampler, uuids: tuple[str, ...]) -> MemoryMark:
-    """The cards as they are now."""
-    return memory_mark(telemetry.devices, uuids)

@@ -19,11 +19,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
 import anyio
-import structlog
 
 from contracts.config import Pool
-from contracts.pools import FailureReason, ReplicaState
+from contracts.pools import FailureReason
 from pool_managerd.clock import Clock
+from pool_managerd.domain.replica_state import SERVING
 from pool_managerd.fleet import Fleet
 from pool_managerd.leasing import Leasing
 from pool_managerd.replica import Replica, ReplicaEntry
@@ -31,10 +31,6 @@ from pool_managerd.supervisor import Supervisor
 
 CUT_GRACE_S = 2.0
 """Past the cut, for whoever leased a slot to end its task by itself."""
-
-SERVING = frozenset({ReplicaState.READY, ReplicaState.DRAINING})
-
-_log = structlog.get_logger(__name__)
 
 
 class ExchangeFailed(Exception):

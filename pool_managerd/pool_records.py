@@ -6,14 +6,13 @@ as the configuration names the model that it named then: who edits the file mean
 
 from __future__ import annotations
 
-import contextlib
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import msgspec
 
 from contracts.config import ModelConfig, Pool
+from pool_managerd.record_files import replace_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +40,7 @@ class PoolRecords:
 
     def write(self, pool_id: str, record: PoolRecord) -> None:
         """Write or replace the record of a pool."""
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path = self._path(pool_id)
-        fresh = path.with_suffix(".new")
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(msgspec.json.encode(asdict(record)))
-        fresh.rename(path)
+        replace_file(self._path(pool_id), msgspec.json.encode(asdict(record)))
 
     def read(self, configured: Pool) -> PoolRecord | None:
         """The record of a pool, if it still speaks of the pool as configured."""
@@ -66,8 +59,7 @@ class PoolRecords:
 
     def remove(self, pool_id: str) -> None:
         """Forget what was changed."""
-        with contextlib.suppress(FileNotFoundError):
-            self._path(pool_id).unlink()
+        self._path(pool_id).unlink(missing_ok=True)
 
     def _path(self, pool_id: str) -> Path:
         return self._directory / f"{pool_id}.json"

@@ -19,11 +19,11 @@ import structlog
 from contracts.pools import FailureReason
 from contracts.service.failpoints import Failpoints
 from contracts.service.settings import child_environment
-from pool_managerd.adoption import Survivor, is_alive
-from pool_managerd.card_watch import NOTHING, CardWatch, marked
+from pool_managerd.adoption import Survivor, end_recorded, is_alive
+from pool_managerd.card_watch import NOTHING, CardWatch
 from pool_managerd.clock import Clock
 from pool_managerd.domain.replica_state import Move
-from pool_managerd.domain.vram import MemoryMark
+from pool_managerd.domain.vram import MemoryMark, memory_mark
 from pool_managerd.failure import Ending, Failure, LaunchRefused, exit_failure
 from pool_managerd.launch import Launch, prepare
 from pool_managerd.leasing import Leasing
@@ -149,10 +149,7 @@ class ProcessLife:
         survivor, self._survivor = self._survivor, None
         if survivor is None:
             return
-        record = survivor.record
-        await end_group(record.group, self._tools.stop_grace_ms)
-        await run_end(record.launch.end_argv)
-        await anyio.to_thread.run_sync(self._tools.records.remove, record.replica_id)
+        await end_recorded(survivor.record, self._tools.records, self._tools.stop_grace_ms)
 
     async def _begin(self) -> Running:
         """The process of this life; raises `LaunchRefused`."""
@@ -165,7 +162,7 @@ class ProcessLife:
         launch = await prepare(
             replica.entry, tools.telemetry, self._provisioning(), tools.reserve_bytes
         )
-        before = marked(tools.telemetry, launch.spec.device_uuids)
+        before = memory_mark(tools.telemetry.devices, launch.spec.device_uuids)
         running = await self._start(launch)
         self._cards = self._card_watch(running, before)
         self._oom = await anyio.to_thread.run_sync(oom_mark, running.process.pid)
@@ -210,7 +207,6 @@ class ProcessLife:
             running.facts.device_uuids,
             None if in_container else running.process.pid,
             before,
-            expected_bytes=None,
         )
 
     async def _watch_cards(self) -> None:

@@ -17,6 +17,8 @@ from collections import deque
 from pathlib import Path
 from typing import NamedTuple
 
+from pool_managerd.record_files import file_stem
+
 LOG_BYTES_MAX = 8 * 1024 * 1024
 TAIL_BYTES = 64 * 1024
 TAIL_LINES = 40
@@ -42,7 +44,7 @@ class ReplicaLog:
     """One replica's log; every method does file I/O and belongs in a worker thread."""
 
     def __init__(self, state_dir: Path, replica_id: str, bytes_max: int = LOG_BYTES_MAX) -> None:
-        self.path = state_dir / "logs" / f"{replica_id.replace('/', '@')}.log"
+        self.path = state_dir / "logs" / f"{file_stem(replica_id)}.log"
         self._older = self.path.with_suffix(".log.1")
         self._bytes_max = bytes_max
         self._launch_offset = 0

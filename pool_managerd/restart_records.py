@@ -7,7 +7,6 @@ configuration begins anew.
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import structlog
 
 from contracts.pools import FailureReason
 from pool_managerd.domain.restart import RestartState
+from pool_managerd.record_files import file_stem, replace_file
 
 _log = structlog.get_logger(__name__)
 
@@ -37,14 +37,8 @@ class RestartRecords:
 
     def write(self, replica_id: str, record: RestartRecord) -> None:
         """Write or replace the record of a replica; a disk that takes nothing is told of."""
-        path = self._path(replica_id)
-        fresh = path.with_suffix(".new")
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
         try:
-            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with os.fdopen(os.open(fresh, flags, 0o600), "wb") as file:
-                file.write(msgspec.json.encode(asdict(record)))
-            fresh.rename(path)
+            replace_file(self._path(replica_id), msgspec.json.encode(asdict(record)))
         except OSError as error:
             _log.warning("restarts.unrecorded", replica_id=replica_id, message=str(error))
 
@@ -61,4 +55,4 @@ class RestartRecords:
         return record if record.fingerprint == fingerprint else None
 
     def _path(self, replica_id: str) -> Path:
-        return self._directory / f"{replica_id.replace('/', '@')}.json"
+        return self._directory / f"{file_stem(replica_id)}.json"

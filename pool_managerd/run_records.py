@@ -1,21 +1,20 @@
 """Who our engine processes are, on disk, for a start of this daemon after a kill.
 
-One file per replica under `run/replicas`, 0600, renamed into place.  Its name is
-the replica's id with the slash as `@`, which no id can hold.  The key of a launch
-stands nowhere on disk: only its hash does, and `pool_managerd.adoption` reads the
+One file per replica under `run/replicas`, named for it.  The key of a launch stands
+nowhere on disk: only its hash does, and `pool_managerd.adoption` reads the
 key itself from the environment of the process that was given it.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import msgspec
 
 from pool_managerd.procfs import boot_id, process_stat
+from pool_managerd.record_files import file_stem, replace_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +78,7 @@ class RunRecords:
 
     def write(self, record: ProcessRecord) -> None:
         """Write or replace the record of a replica."""
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path = self._path(record.replica_id)
-        fresh = path.with_suffix(".new")
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(msgspec.json.encode(asdict(record)))
-        fresh.rename(path)
+        replace_file(self._path(record.replica_id), msgspec.json.encode(asdict(record)))
 
     def remove(self, replica_id: str) -> None:
         """Forget a replica's process; forgetting twice is no error."""
@@ -102,4 +95,4 @@ class RunRecords:
         return records
 
     def _path(self, replica_id: str) -> Path:
-        return self._directory / f"{replica_id.replace('/', '@')}.json"
+        return self._directory / f"{file_stem(replica_id)}.json"

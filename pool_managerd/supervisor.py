@@ -127,7 +127,6 @@ class Supervisor:
             self._settled.set()
             await self._keep_record()
             await self._rest(delay_ms)
-            await self._keep_record()
             self.replica.restarted(failure.reason)
 
     async def _wait_as_before(self) -> None:
@@ -159,10 +158,12 @@ class Supervisor:
         await anyio.to_thread.run_sync(self._records.write, entry.replica_id, record)
 
     async def _rest(self, delay_ms: int | None) -> None:
-        """Wait for the next try; None: until somebody asks for one."""
+        """Wait for the next try; None: until somebody asks for one, which forgets what failed."""
         self._retry = anyio.Event()
         with anyio.move_on_after(math.inf if delay_ms is None else delay_ms / 1000):
             await self._retry.wait()
+        if self._retry.is_set():
+            await self._keep_record()
 
     async def _served(self) -> None:
         await self.replica.serves()

@@ -70,9 +70,7 @@ class PoolRoutes:
 
     async def health(self, request: Request) -> Response:
         """The health of one pool, as pool_managerd last told it."""
-        view = self._view(self._named(request))
-        fields = {name: getattr(view, name) for name in PoolHealth.model_fields}
-        return contract_response(PoolHealth(**fields))
+        return contract_response(self._view(self._named(request)).health())
 
     async def drain(self, request: Request) -> Response:
         """Admit nothing more; nothing is admitted once this is answered."""

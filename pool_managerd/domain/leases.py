@@ -161,7 +161,7 @@ class LeaseTable:
         Returns the tasks that held them, and those whose lease on it ended just
         before; each once.
         """
-        for held in [held for held in self._by_id.values() if held.replica_id == replica_id]:
+        for held in self._on(replica_id):
             self._drop(held, now)
         for key in [key for key in self._slot_used_at if key[0] == replica_id]:
             del self._slot_used_at[key]
@@ -172,20 +172,24 @@ class LeaseTable:
 
     def used(self, replica_id: str) -> int:
         """Slots of the replica under a lease."""
-        return sum(held.replica_id == replica_id for held in self._by_id.values())
+        return len(self._on(replica_id))
 
     def work(self, replica_id: str) -> Work:
         """What runs on the replica."""
-        here = [held for held in self._by_id.values() if held.replica_id == replica_id]
+        here = self._on(replica_id)
         progressed = [held.progressed_at for held in here if held.progressed_at is not None]
         told = [held.told_at for held in here if held.told_at is not None]
         return Work(len(here), max(progressed, default=None), max(told, default=None))
 
     def coldest_slot(self, replica_id: str, slots: int) -> int | None:
         """The free slot that was leased least lately; None where all are taken."""
-        taken = {held.slot for held in self._by_id.values() if held.replica_id == replica_id}
+        taken = {held.slot for held in self._on(replica_id)}
         free = [slot for slot in range(slots) if slot not in taken]
         return min(free, key=lambda s: self._slot_used_at.get((replica_id, s), -1), default=None)
+
+    def _on(self, replica_id: str) -> list[HeldLease]:
+        """The leases on a replica."""
+        return [held for held in self._by_id.values() if held.replica_id == replica_id]
 
     def _recognise(self, holder: str) -> None:
         if holder == self._holder:
@@ -226,7 +230,7 @@ class LeaseTable:
         return held
 
     def _slot_for(self, claim: Claim, older: HeldLease | None) -> int:
-        here = [h for h in self._by_id.values() if h.replica_id == claim.replica_id]
+        here = self._on(claim.replica_id)
         taken = {h.slot for h in here if h is not older}
         free = [slot for slot in range(claim.slots) if slot not in taken]
         kept = older.slot if older in here else None

@@ -86,6 +86,10 @@ MOVES: dict[tuple[ReplicaState, Move], ReplicaState] = {
 }
 
 
+SERVING = frozenset({ReplicaState.READY, ReplicaState.DRAINING})
+"""It serves what it was given, whether or not it is given more."""
+
+
 class IllegalMove(Exception):
     """A move the table does not have."""
 

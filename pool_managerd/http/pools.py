@@ -32,9 +32,7 @@ class PoolRoutes:
 
     async def health(self, request: Request) -> Response:
         """Whether the pool lives, is ready, and progresses."""
-        view = self._pool(request).view()
-        fields = {name: getattr(view, name) for name in PoolHealth.model_fields}
-        return contract_response(PoolHealth(**fields))
+        return contract_response(self._pool(request).view().health())
 
     async def drain(self, request: Request) -> Response:
         """No new lease from now on."""
