@@ -89,10 +89,13 @@ class ManagedPool:
         """What a snapshot shows."""
         fleet, leasing = self._tools.fleet, self._tools.leasing
         replicas = [r.view(leasing.used(r.entry.replica_id)) for r in fleet.of(self.serving.id)]
-        view = pool_view(self.serving, replicas, fleet.breakers(self.serving.id))
-        ready = view.ready and not self.draining
-        changes = {"draining": self.draining, "reload": self._reload, "ready": ready}
-        return view.model_copy(update=changes)
+        return pool_view(
+            self.serving,
+            replicas,
+            fleet.breakers(self.serving.id),
+            draining=self.draining,
+            reload=self._reload,
+        )
 
     async def drain(self, deadline_ms: int | None) -> None:
         """Give no new lease from now on; cut what still runs after `deadline_ms`."""

@@ -417,3 +417,20 @@ def test_a_stop_that_comes_before_an_engine_is_taken_back_ends_it(
     assert again.url
     assert again.stop() == 0
     assert not group_members(left)
+
+
+def test_an_engine_that_serves_off_its_card_is_told_degraded(
+    stacks: list[Stack], tmp_path: Path
+) -> None:
+    """LO-POOL-086: it serves, and another process holds all the memory of its card."""
+    cards = tmp_path / "gpus.json"
+    others = [{"pid": os.getpid(), "used_bytes": 2**30}]
+    cards.write_text(json.dumps({"devices": [CARD | {"used_bytes": 2**30, "processes": others}]}))
+    gpus = {"source": "file", "file": str(cards), "sample_ms": 50}
+    stack = started(stacks, tmp_path, fake_pool(tmp_path, replicas=[{"devices": [0]}]), gpus=gpus)
+    wait_for(lambda: snapshot(stack).pools[0].degraded, "it is told")
+    pool = snapshot(stack).pools[0]
+    assert pool.ready
+    why = pool.replicas[0].degraded
+    assert why is not None
+    assert "holds no memory on GPU 0 (Card): it computes on the CPU" in why

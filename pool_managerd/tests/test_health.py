@@ -42,3 +42,13 @@ def test_an_unhealthy_replica_is_told_as_no_progress() -> None:
 )
 def test_a_pool_is_as_open_as_its_best_replica(breakers: Sequence[Breaker], told: str) -> None:
     assert pool_view(POOL, [replica(0), replica(1)], breakers).breaker == told
+
+
+def test_a_pool_that_drains_is_not_ready_and_one_degraded_replica_degrades_it() -> None:
+    """LO-POOL-062, LO-POOL-086."""
+    worse = replica(1).model_copy(update={"degraded": "it computes on the CPU"})
+    replicas, closed = [replica(0), worse], [Breaker.CLOSED] * 2
+    assert pool_view(POOL, replicas, closed).degraded
+    assert not pool_view(POOL, replicas[:1], closed[:1]).degraded
+    drained = pool_view(POOL, replicas, closed, draining=True)
+    assert (drained.draining, drained.ready) == (True, False)
