@@ -81,9 +81,10 @@ class ReplicaLog:
         Returns:
             How large the file was, in bytes.
         """
-        if not self.path.exists():
+        try:
+            size = self.path.stat().st_size
+        except FileNotFoundError:
             return 0
-        size = self.path.stat().st_size
         if size > self._bytes_max:
             with self._lock, self.path.open("rb+") as file:
                 self._cut(file.fileno())

@@ -17,6 +17,8 @@ CANARY_MS, STALL_MS = 1_500, 1_500
 LOOK_S = 1.2
 """The shortest time between two looks at an engine."""
 LONG_PREFILL = 2_000
+SIGN_MS = 384
+"""Between two signs of progress of a prefill, at any scale; several come within `STALL_MS`."""
 
 
 def frozen_while_idle(root: Path, seed: int, full: bool) -> Figures:
@@ -66,7 +68,8 @@ def long_prefill(root: Path, seed: int, full: bool) -> Figures:
     per_token_ms = 1_000 * seconds / LONG_PREFILL
     pool = fake_pool(
         root,
-        *("--prefill-ms-per-token", str(per_token_ms), "--progress-every", "64"),
+        *("--prefill-ms-per-token", str(per_token_ms)),
+        *("--progress-every", str(round(SIGN_MS / per_token_ms))),
         *("--fault", "stall-health"),
     )
     timeouts = {"first_token_ms": 30_000, "drain_ms": 0}
