@@ -1,11 +1,13 @@
 """One watch over the logs of all engines, so that none fills the disk.
 
-An engine can write a gigabyte a second, so its log has to be looked at often; a
-worker thread per log and look would cost an idle machine more than all else.  All of
-them are looked at in one go, the sooner again the faster any of them grows.
+An engine can write a gigabyte a second, so its log has to be looked at often.  A hop
+to a worker thread for each look would cost an idle machine more than all else, so one
+thread looks at all of them, the sooner again the faster any of them grows.
 """
 
 from __future__ import annotations
+
+import threading
 
 import anyio
 import anyio.to_thread
@@ -38,13 +40,20 @@ class LogKeeper:
 
     async def run(self) -> None:
         """Keep them for ever."""
+        halt = threading.Event()
+        try:
+            await anyio.to_thread.run_sync(
+                self._keep, halt, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1)
+            )
+        finally:
+            halt.set()
+
+    def _keep(self, halt: threading.Event) -> None:
         soonest_s, latest_s = LOOK_S
         pause_s = soonest_s
-        while True:
-            await anyio.sleep(pause_s)
-            grows = bool(self._logs) and await anyio.to_thread.run_sync(
-                self._bound, tuple(self._logs)
-            )
+        while not halt.wait(pause_s):
+            # A tuple made of a set in one step: the loop's thread may add to it.
+            grows = self._bound(tuple(self._logs))
             pause_s = soonest_s if grows else min(latest_s, pause_s * 2)
 
     def _bound(self, logs: tuple[ReplicaLog, ...]) -> bool:
