@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from contracts.engines import Feature
 from contracts.model import Contract, TokenCount
 from contracts.pools import DeviceView, PoolView
 from contracts.tasks import Workload
@@ -46,7 +47,14 @@ class PoolCapabilities(Contract):
     slots_total: int = Field(ge=0, description="Tasks the ready replicas serve at once.")
     slots_free: int = Field(ge=0, description="Of these, free now.")
     workloads: tuple[Workload, ...] = Field(description="Workloads served.")
-    features: tuple[str, ...] = Field(max_length=64, description="What else the engine can do.")
+    features: tuple[Feature, ...] = Field(max_length=64, description="What all of them can do.")
+    strict: bool = Field(description="Whether `determinism: strict` can be had.")
+    strict_refusal: str | None = Field(
+        max_length=512, description="Why it cannot, and the remedy; null: it can."
+    )
+    trtllm_version: str | None = Field(
+        max_length=256, description="Of TensorRT-LLM under Triton; null: not told."
+    )
 
 
 class Capabilities(Contract):
@@ -56,6 +64,9 @@ class Capabilities(Contract):
     version: str = Field(max_length=64, description="The version of the program.")
     limits: LimitsView = Field(description="Bounds.")
     engines: tuple[str, ...] = Field(max_length=64, description="Engines in use.")
+    sampler_profiles: tuple[str, ...] = Field(
+        max_length=1000, description="Versions that `sampler_profile_version` may name."
+    )
     pools: tuple[PoolCapabilities, ...] = Field(max_length=1000, description="Every pool.")
 
 

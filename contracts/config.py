@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from contracts.ids import Digest, ModelId, PoolId
 from contracts.model import ByteCount, Milliseconds
-from contracts.pools import MODEL_REF_PATTERN
+from contracts.pools import MODEL_REF_PATTERN, PoolWorkload
 from contracts.sessions import TURNS_MAX, AmountLimit, CostLimit
 
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -342,6 +342,10 @@ class Pool(Section):
         default=4096, ge=16, le=16_777_216, description="Prompt + output of a task, tokens."
     )
     slots: int = Field(default=1, ge=1, le=1024, description="Tasks a replica serves at once.")
+    workload: PoolWorkload = Field(
+        default="generation",
+        description="What its engines are started for: generation is completion and chat.",
+    )
     replicas: tuple[ReplicaConfig, ...] = Field(
         default=(ReplicaConfig(),), min_length=1, max_length=1000, description="Its processes."
     )

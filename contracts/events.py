@@ -16,7 +16,7 @@ from contracts.errors import ErrorCode
 from contracts.ids import PoolId
 from contracts.model import Contract, Elapsed, Milliseconds, Omissible, Ratio, TokenCount
 from contracts.sessions import Budgets
-from contracts.tasks import SEED_MAX
+from contracts.tasks import SEED_MAX, EmbeddingResult, RerankResult
 
 EventName = Literal["metrics", "started", "token", "end", "error"]
 TERMINAL_EVENTS = frozenset({"end", "error"})
@@ -80,6 +80,9 @@ class EndEvent(Contract):
     first_token_ms: Elapsed | None = Field(description="Start to first token.")
     decode_ms: Elapsed | None = Field(description="First token to last.")
     budgets: Omissible[Budgets] = Field(default=None, description="Of the task's session.")
+    result: Omissible[EmbeddingResult | RerankResult] = Field(
+        default=None, description="Of an embedding or rerank."
+    )
 
 
 class ErrorEvent(Contract):

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from contracts.engines import ReplicaCapabilities
 from contracts.ids import Digest, PoolId, ReplicaId, Uuid
 from contracts.model import (
     MILLISECONDS_MAX,
@@ -19,6 +20,8 @@ from contracts.model import (
     UnixMilliseconds,
 )
 
+PoolWorkload = Literal["generation", "embedding", "rerank"]
+"""What the engines of a pool are started for; generation is completion and chat."""
 MODEL_REF_PATTERN = r"^(file|hf|https|s3|oci):.+$"
 
 
@@ -45,6 +48,7 @@ class FailureReason(StrEnum):
 
     BAD_ARGUMENT = "BAD_ARGUMENT"
     CRASH = "CRASH"
+    DIGEST_MISMATCH = "DIGEST_MISMATCH"
     DOWNLOAD_DENIED = "DOWNLOAD_DENIED"
     DOWNLOAD_FAILED = "DOWNLOAD_FAILED"
     EXITED = "EXITED"
@@ -60,8 +64,10 @@ class FailureReason(StrEnum):
     START_TIMEOUT = "START_TIMEOUT"
     TOOL_MISSING = "TOOL_MISSING"
     UNREACHABLE = "UNREACHABLE"
+    VERSION_MISMATCH = "VERSION_MISMATCH"
     VRAM_HELD = "VRAM_HELD"
     VRAM_OOM = "VRAM_OOM"
+    WORKLOAD_MISSING = "WORKLOAD_MISSING"
     XID_13 = "XID_13"
     XID_31 = "XID_31"
     XID_43 = "XID_43"
@@ -156,6 +162,20 @@ class ReplicaView(Contract):
     restarts: int = Field(ge=0, description="Times it was started again after a failure.")
     last_error: LastError | None = Field(description="The newest failure.")
     kv_cache_usage: Ratio | None = Field(description="KV cache in use; null: not told.")
+    kv_evictions: int | None = Field(
+        default=None,
+        ge=0,
+        description="Running sequences whose KV cache was taken from them; null: not told.",
+    )
+    requests_running: int | None = Field(
+        default=None, ge=0, description="Requests the engine works at; null: not told."
+    )
+    requests_waiting: int | None = Field(
+        default=None, ge=0, description="Requests that wait inside the engine; null: not told."
+    )
+    capabilities: ReplicaCapabilities | None = Field(
+        default=None, description="What it can be asked for; null until it told."
+    )
     model_ref: str | None = Field(
         default=None, max_length=4096, description="The model it was started with."
     )

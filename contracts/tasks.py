@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -20,6 +20,7 @@ from contracts.model import (
 
 SEED_MAX = 2**32 - 2
 PROMPT_CHARACTERS_MAX = 16_777_216
+RERANK_INPUTS_MIN = 2
 
 
 class TaskState(StrEnum):
@@ -104,7 +105,7 @@ class TaskRequest(Contract):
         fail_fast=True,
         min_length=1,
         max_length=1024,
-        description="Texts (embedding, rerank).",
+        description="Texts (embedding); the query, then the documents (rerank).",
     )
     max_tokens: Omissible[int] = Field(
         default=None,
@@ -145,6 +146,15 @@ class TaskRequest(Contract):
         max_length=16,
         description="Strings that end the text, left out of it.",
     )
+    json_schema: Omissible[dict[str, Any]] = Field(
+        default=None, description="The output shall be JSON of this schema."
+    )
+    grammar: Omissible[str] = Field(
+        default=None,
+        min_length=1,
+        max_length=65_536,
+        description="The output shall follow this grammar, in the engine's own notation.",
+    )
     expected_tokens: Omissible[int] = Field(
         default=None, ge=1, le=1_048_576, description="A guess at the output, for prediction only."
     )
@@ -172,6 +182,13 @@ class TaskRequest(Contract):
                 )
         if wanted != "inputs" and self.max_tokens is None:
             raise ValueError(f"`max_tokens` is required for {self.workload.value}")
+        if self.workload is Workload.RERANK and len(self.inputs or ()) < RERANK_INPUTS_MIN:
+            raise ValueError("rerank takes the query and at least one document as `inputs`")
+        if self.json_schema is not None and self.grammar is not None:
+            raise ValueError("give a `json_schema` or a `grammar`, not both")
+        for name in () if wanted != "inputs" else ("json_schema", "grammar"):
+            if getattr(self, name) is not None:
+                raise ValueError(f"workload {self.workload.value} takes no `{name}`")
         if self.model is None and self.model_ref is None and self.pool_id is None:
             raise ValueError("name a `model`, a `model_ref` or a `pool_id`")
         return self
@@ -214,6 +231,27 @@ class Usage(Contract):
     decode_ms: Elapsed | None = Field(description="First token to last, ms.")
 
 
+class EmbeddingResult(Contract):
+    """The vectors of an `embedding` task."""
+
+    embeddings: tuple[tuple[float, ...], ...] = Field(
+        description="One vector for each of `inputs`, in their order."
+    )
+
+
+class RankedDocument(Contract):
+    """One document of a `rerank` task."""
+
+    index: int = Field(ge=0, description="Which document: 0 is the first after the query.")
+    score: float = Field(description="Higher is better; the scale is the model's own.")
+
+
+class RerankResult(Contract):
+    """The documents of a `rerank` task, best first."""
+
+    ranking: tuple[RankedDocument, ...] = Field(description="Every document once.")
+
+
 class TaskError(Contract):
     """Why a task did not succeed."""
 
@@ -242,6 +280,9 @@ class TaskView(Contract):
     usage: Usage | None = Field(description="Figures, once finished.")
     finish_reason: str | None = Field(max_length=32, description="Why the engine stopped.")
     text: str | None = Field(description="The whole text while it is retained, once finished.")
+    result: EmbeddingResult | RerankResult | None = Field(
+        default=None, description="Of an embedding or rerank, while it is retained; else null."
+    )
     error: TaskError | None = Field(description="Why it failed or was canceled.")
     seed: int | None = Field(ge=0, le=SEED_MAX, description="The seed used.")
     correlation_id: CorrelationId = Field(description="Of the request that made it.")

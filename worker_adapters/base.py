@@ -12,12 +12,14 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
-from contracts.pools import FailureReason
-from contracts.tasks import Message
+from contracts.engines import Feature
+from contracts.pools import FailureReason, PoolWorkload
+from contracts.tasks import Message, Workload
+from worker_adapters.errors import unserved
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,8 @@ class LaunchSpec:
     """Where the engine may save slot state; None = not at all."""
     tensor_split: tuple[float, ...] = ()
     """Share of the model for each card of `device_uuids`; () = nothing to share."""
+    workload: PoolWorkload = "generation"
+    """What the engine shall be started for, where it has to be told."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,13 @@ class EngineLauncher(ABC):
         """The version, where only the launcher can know it; None: ask the engine."""
         return None
 
+    def vouches_for_strict(self, slots: int, engine_args: Sequence[str]) -> bool:  # noqa: ARG002
+        """Whether its own launches decode one sequence at a time, whatever the engine tells.
+
+        For an engine that can give equal bytes so, and does not tell whether it does.
+        """
+        return False
+
 
 @dataclass(frozen=True)
 class Observation:
@@ -94,6 +105,21 @@ class Observation:
 
     Not compared: it changes with every question, and a snapshot does not show it.
     """
+    requests_waiting: int | None = None
+    """Requests it has taken and given no slot yet."""
+    cache_evictions: int | None = None
+    """Sequences whose KV cache was taken from them while they ran, since its start."""
+
+
+@dataclass(frozen=True)
+class EngineCapabilities:
+    """What a running engine can be asked for; asked once per launch, since it stays."""
+
+    workloads: frozenset[Workload]
+    features: frozenset[Feature]
+    strict_refusal: str | None
+    """Why equal requests may give other bytes here; None: they give equal ones."""
+    trtllm_version: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +137,17 @@ class GenerationRequest:
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
+    min_p: float | None = None
+    """Candidates less likely than this share of the likeliest are left out."""
+    repetition_penalty: float | None = None
+    """Divides the scores of tokens that were used; 1 is none."""
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
     stop: tuple[str, ...] = ()
+    json_schema: Mapping[str, Any] | None = None
+    """The output is JSON of this schema."""
+    grammar: str | None = None
+    """The output is a sentence of this grammar, in the engine's own notation."""
     cache_prompt: bool = True
     """Whether cached prompt tokens may be reused."""
     slot: int | None = None
@@ -121,6 +157,43 @@ class GenerationRequest:
     def __post_init__(self) -> None:
         if (self.prompt is None) == (self.messages is None):
             raise ValueError("a generation takes either `prompt` or `messages`")
+        if self.json_schema is not None and self.grammar is not None:
+            raise ValueError("a generation takes a `json_schema` or a `grammar`, not both")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingRequest:
+    """Texts to be turned into vectors."""
+
+    inputs: tuple[str, ...]
+    correlation_id: str
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """One vector for each input, in their order."""
+
+    vectors: tuple[tuple[float, ...], ...]
+    tokens_in: int
+    """Tokens of all inputs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RerankRequest:
+    """Documents to be ordered by how well they answer a query."""
+
+    query: str
+    documents: tuple[str, ...]
+    correlation_id: str
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """One score for each document, in the order of the request; higher is better."""
+
+    scores: tuple[float, ...]
+    tokens_in: int
+    """Tokens of the query and all documents."""
 
 
 class Progress(msgspec.Struct, frozen=True, gc=False):
@@ -151,6 +224,8 @@ class Finished(msgspec.Struct, frozen=True, gc=False):
     """Tokens generated."""
     cached_tokens: int | None
     """Prompt tokens found in the engine's cache; None: not told."""
+    slot: int | None = None
+    """The slot that really served it, and holds its cache now; None: not told."""
 
 
 StreamItem = Progress | Token | Finished
@@ -175,6 +250,18 @@ class EngineClient(ABC):
         Raises:
             EngineError: also after tokens; then no `Finished` was yielded.
         """
+
+    async def embed(self, request: EmbeddingRequest) -> Embeddings:  # noqa: ARG002
+        """The vectors of texts; the caller bounds the wait."""
+        raise unserved(Workload.EMBEDDING)
+
+    async def rerank(self, request: RerankRequest) -> Ranking:  # noqa: ARG002
+        """The scores of documents; the caller bounds the wait."""
+        raise unserved(Workload.RERANK)
+
+    @abstractmethod
+    async def capabilities(self) -> EngineCapabilities:
+        """What may be asked of it; asked once, when it has just begun to serve."""
 
     @abstractmethod
     async def observe(self) -> Observation:

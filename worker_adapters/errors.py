@@ -63,6 +63,11 @@ class EngineRefused(EngineError):
         self.status = status
 
 
+def unserved(what: str) -> EngineRefused:
+    """The refusal of something that the engine's dialect has no words for."""
+    return EngineRefused(f"this engine has no {what}", code=ErrorCode.INVALID_PARAMS, status=400)
+
+
 class EngineFailed(EngineError):
     """The engine reported a failure of its own."""
 

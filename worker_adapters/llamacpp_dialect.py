@@ -6,12 +6,13 @@ Only the fields read here are decoded; everything else is skipped.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from contracts.errors import ErrorCode
 from contracts.tasks import Message
+from worker_adapters.answers import MALFORMED, quoted, retry_after_ms
 from worker_adapters.base import Finished, GenerationRequest
 from worker_adapters.errors import (
     EngineBusy,
@@ -22,9 +23,6 @@ from worker_adapters.errors import (
 )
 
 ABSENT = msgspec.Raw(b"null")
-MALFORMED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-"""What msgspec raises: text that is not UTF-8 is no `MsgspecError`."""
-
 FINAL_FIELDS = ("content", "stop", "stop_type", "tokens_evaluated", "tokens_predicted", "timings")
 """Asked for by name: otherwise the last event repeats the whole prompt."""
 
@@ -34,9 +32,6 @@ FINISH: dict[str | None, Literal["stop", "length", "stop_string"]] = {
     "word": "stop_string",
 }
 
-WAIT_MAX_S = 3600
-MESSAGE_CHARACTERS = 500
-"""Of an engine's own words, what is passed on; a hostile one would say a megabyte."""
 VERSION_CHARACTERS = 256
 UNVERSIONED_BUILD = "b0-"
 """How `build_info` begins in a build that was not told its own version."""
@@ -144,7 +139,6 @@ class ErrorBody(msgspec.Struct):
     error: Error
 
 
-Shape = TypeVar("Shape")
 _decode_event = msgspec.json.Decoder(Event).decode
 
 
@@ -212,14 +206,6 @@ def finished(event: Event) -> Finished:
     )
 
 
-def read_json(body: bytes, shape: type[Shape]) -> Shape:
-    """`body` as `shape`; EngineProtocolError where it is something else."""
-    try:
-        return msgspec.json.decode(body, type=shape)
-    except MALFORMED as error:
-        raise EngineProtocolError(f"the engine's answer is not its own: {error}") from None
-
-
 def engine_version(props: Props) -> str | None:
     """What the server says it is; None where its build does not know."""
     build = props.build_info
@@ -248,20 +234,13 @@ def stream_error(body: bytes) -> EngineError:
 
 def _meaning(status: int, error: Error, retry_after: str | None) -> EngineError:
     """The one table of llama.cpp's refusals."""
-    said = f"the engine said: {' '.join(error.message.split())[:MESSAGE_CHARACTERS]}"
+    said = quoted(error.message)
     if status in (400, 413, 422):
         too_long = error.type == "exceed_context_size_error"
         code: Any = ErrorCode.CONTEXT_EXCEEDED if too_long else ErrorCode.INVALID_PARAMS
         return EngineRefused(said, code=code, status=status)
     if status in (429, 503):
-        return EngineBusy(said, retry_after_ms=_milliseconds(retry_after))
+        return EngineBusy(said, retry_after_ms=retry_after_ms(retry_after))
     if status >= 500 and status != 501:
         return EngineFailed(said)
     return EngineProtocolError(f"HTTP {status}, {said}")
-
-
-def _milliseconds(retry_after: str | None) -> int | None:
-    if retry_after is None or not (retry_after.isascii() and retry_after.isdigit()):
-        return None
-    # A header may hold thousands of digits; six are more than the bound.
-    return min(int(retry_after[:6]), WAIT_MAX_S) * 1000

@@ -14,8 +14,11 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
 from enum import StrEnum
 
+from contracts.engines import Feature
 from contracts.errors import ErrorCode
+from contracts.tasks import Workload
 from worker_adapters.base import (
+    EngineCapabilities,
     EngineClient,
     GenerationRequest,
     Observation,
@@ -73,10 +76,16 @@ class ScriptedClient(EngineClient):
         script: Sequence[Step],
         *,
         observation: Observation | None = None,
+        capabilities: EngineCapabilities | None = None,
         identity: bool = True,
     ) -> None:
         self._script = tuple(script)
         self._identity = identity
+        self._capabilities = capabilities or EngineCapabilities(
+            workloads=frozenset({Workload.COMPLETION, Workload.CHAT}),
+            features=frozenset(Feature),
+            strict_refusal=None,
+        )
         self._observation = observation or Observation(
             engine_version="scripted",
             ctx=4096,
@@ -103,6 +112,10 @@ class ScriptedClient(EngineClient):
         except (GeneratorExit, asyncio.CancelledError):
             self.abandoned += 1
             raise
+
+    async def capabilities(self) -> EngineCapabilities:
+        """Those it was given."""
+        return self._capabilities
 
     async def observe(self) -> Observation:
         """The observation it was given."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.metadata import version
 
 from starlette.requests import Request
@@ -15,6 +16,7 @@ from contracts.capabilities import (
     PoolStatus,
 )
 from contracts.config import Limits
+from contracts.engines import Feature
 from contracts.errors import ErrorCode, Refusal
 from contracts.ids import NAME_PATTERN
 from contracts.pools import (
@@ -24,6 +26,7 @@ from contracts.pools import (
     PoolView,
     ReloadRequest,
     ReplicaState,
+    ReplicaView,
 )
 from contracts.service.envelope import contract_response, correlation_id
 from contracts.service.json_body import read_contract
@@ -114,6 +117,7 @@ class PoolRoutes:
                     session_max_turns=sessions.max_turns,
                     stream_retention_ms=config.streams.retention_ms,
                 ),
+                sampler_profiles=(),
                 engines=tuple(sorted({spec.engine for spec in self._configured.specs})),
                 pools=tuple(self._capabilities(spec) for spec in self._configured.specs),
             )
@@ -151,7 +155,10 @@ class PoolRoutes:
             slots_total=total,
             slots_free=max(0, total - used),
             workloads=(Workload.COMPLETION, Workload.CHAT),
-            features=("cancel", "resume", "seed", "stop"),
+            features=_common_features(ready),
+            strict=False,
+            strict_refusal="strict output is not proven yet",
+            trtllm_version=None,
         )
 
     def _view(self, spec: PoolSpec) -> PoolView:
@@ -193,6 +200,12 @@ class PoolRoutes:
                 operation=_CAPABILITIES,
             ),
         ]
+
+
+def _common_features(replicas: Sequence[ReplicaView]) -> tuple[Feature, ...]:
+    """What every one of them can do."""
+    told = [set(r.capabilities.features) for r in replicas if r.capabilities is not None]
+    return tuple(sorted(set.intersection(*told))) if told else ()
 
 
 _POOL_ID = Parameter("pool_id", "The pool.", {"type": "string", "pattern": NAME_PATTERN})

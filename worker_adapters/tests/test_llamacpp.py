@@ -188,7 +188,7 @@ async def test_a_connection_that_breaks_after_the_final_event_loses_nothing(
 async def test_a_connection_that_stays_open_after_the_final_event_is_not_waited_for(
     transport: EngineTransport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker_adapters.llamacpp.END_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("worker_adapters.event_stream.END_TIMEOUT_S", 0.05)
     async with hostile([STREAM_HEAD, events(FINAL)[0]], end="hang") as server:
         assert await streamed(transport, server.base_url) == [FINISHED]
 

@@ -13,17 +13,11 @@ from typing import Any
 import pytest
 
 from contracts.pools import ReplicaView
+from worker_adapters.answers import MESSAGE_CHARACTERS, read_json
 from worker_adapters.base import GenerationRequest
 from worker_adapters.errors import EngineFailed, EngineProtocolError
 from worker_adapters.llamacpp import LlamaCppClient
-from worker_adapters.llamacpp_dialect import (
-    MESSAGE_CHARACTERS,
-    Props,
-    Slot,
-    answered_error,
-    engine_version,
-    read_json,
-)
+from worker_adapters.llamacpp_dialect import Props, Slot, answered_error, engine_version
 from worker_adapters.tests.hostile import STREAM_HEAD, events, hostile
 from worker_adapters.transport import EngineTransport
 
