@@ -11,7 +11,6 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from contracts.engines import Feature
-from contracts.errors import ErrorCode
 from contracts.tasks import Workload
 from worker_adapters.base import (
     EmbeddingRequest,
@@ -23,7 +22,7 @@ from worker_adapters.base import (
     StreamItem,
 )
 from worker_adapters.connection import EngineConnection
-from worker_adapters.errors import EngineProtocolError, EngineRefused, unserved
+from worker_adapters.errors import EngineProtocolError, unserved
 from worker_adapters.openai_dialect import (
     CTX_UNTOLD,
     SLOTS_UNTOLD,
@@ -35,11 +34,11 @@ from worker_adapters.openai_dialect import (
     embeddings,
     generation_body,
 )
-from worker_adapters.openai_probe import ROUTES, served_routes
+from worker_adapters.openai_routes import ROUTES, served_routes, work
 from worker_adapters.openai_stream import generated
 from worker_adapters.transport import EngineTransport
+from worker_adapters.wishes import refuse_beyond
 
-NOT_STANDARD = ("top_k", "min_p", "repetition_penalty", "json_schema", "grammar")
 GENERATION = frozenset(
     {
         *(Feature.CANCEL, Feature.SEED, Feature.STOP, Feature.TEMPERATURE, Feature.TOP_P),
@@ -62,7 +61,7 @@ class OpenAiClient(EngineClient):
 
         `cache_prompt=False` and `slot` are wishes that this API has no words for.
         """
-        _refuse_what_is_not_standard(request)
+        refuse_beyond(request, GENERATION)
         workload = Workload.COMPLETION if request.messages is None else Workload.CHAT
         body = generation_body(request, {"model": (await self._model()).id})
         async with aclosing(
@@ -74,9 +73,7 @@ class OpenAiClient(EngineClient):
     async def embed(self, request: EmbeddingRequest) -> Embeddings:
         """By `/v1/embeddings`."""
         body = embedding_body(request, (await self._model()).id)
-        answer = await self._engine.json(
-            "POST", ROUTES[Workload.EMBEDDING], Vectors, body, request.correlation_id
-        )
+        answer = await work(self._engine, Workload.EMBEDDING, Vectors, body, request.correlation_id)
         return embeddings(answer, len(request.inputs))
 
     async def capabilities(self) -> EngineCapabilities:
@@ -112,13 +109,3 @@ class OpenAiClient(EngineClient):
         if not models.data:
             raise EngineProtocolError("the engine lists no model")
         return models.data[0]
-
-
-def _refuse_what_is_not_standard(request: GenerationRequest) -> None:
-    for name in NOT_STANDARD:
-        if getattr(request, name) is not None:
-            raise EngineRefused(
-                f"`{name}` is no part of OpenAI's API, so this engine cannot be asked for it",
-                code=ErrorCode.INVALID_PARAMS,
-                status=400,
-            )

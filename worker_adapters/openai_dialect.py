@@ -214,9 +214,7 @@ def _cached(usage: Usage) -> int | None:
     return cached
 
 
-def _finish(
-    reason: str, stop_reason: str | int | None
-) -> Literal["stop", "length", "stop_string"]:
+def _finish(reason: str, stop_reason: str | int | None) -> Literal["stop", "length", "stop_string"]:
     """Why a text ended; raises EngineError where it did not end by itself."""
     if reason == "length":
         return "length"

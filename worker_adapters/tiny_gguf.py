@@ -120,12 +120,12 @@ def write_model(path: Path, preset: str = "tiny", seed: int = 7) -> None:
 
 
 def _write(path: Path, shape: Preset, seed: int, name: str) -> None:
-    vocabulary = _vocabulary()
+    words = vocabulary()
     writer = gguf.GGUFWriter(path, "llama")
     try:
         _describe(writer, shape, name)
-        _describe_tokens(writer, vocabulary)
-        for tensor_name, tensor in _tensors(shape, seed, vocabulary.tokens):
+        _describe_tokens(writer, words)
+        for tensor_name, tensor in tensors(shape, seed, words.tokens):
             writer.add_tensor(tensor_name, tensor)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
@@ -147,20 +147,20 @@ def _describe(writer: gguf.GGUFWriter, shape: Preset, name: str) -> None:
     writer.add_layer_norm_rms_eps(1e-5)
 
 
-def _describe_tokens(writer: gguf.GGUFWriter, vocabulary: Vocabulary) -> None:
+def _describe_tokens(writer: gguf.GGUFWriter, words: Vocabulary) -> None:
     kinds = [
         gguf.TokenType.CONTROL if token in CONTROL else gguf.TokenType.NORMAL
-        for token in vocabulary.tokens
+        for token in words.tokens
     ]
-    end = vocabulary.tokens.index(TURN_END)
-    writer.add_vocab_size(len(vocabulary.tokens))
+    end = words.tokens.index(TURN_END)
+    writer.add_vocab_size(len(words.tokens))
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list(vocabulary.tokens)
+    writer.add_token_list(words.tokens)
     writer.add_token_types(kinds)
-    writer.add_token_merges(vocabulary.merges)
-    writer.add_bos_token_id(vocabulary.tokens.index(PAD))
-    writer.add_pad_token_id(vocabulary.tokens.index(PAD))
+    writer.add_token_merges(words.merges)
+    writer.add_bos_token_id(words.tokens.index(PAD))
+    writer.add_pad_token_id(words.tokens.index(PAD))
     writer.add_eos_token_id(end)
     writer.add_eot_token_id(end)
     writer.add_add_bos_token(False)
@@ -174,7 +174,8 @@ def _byte_letters() -> list[str]:
     return [chr(byte if byte in printable else next(spare)) for byte in range(0x100)]
 
 
-def _vocabulary() -> Vocabulary:
+def vocabulary() -> Vocabulary:
+    """The tokens and merges of every model of ours."""
     letters = _byte_letters()
     tokens = dict.fromkeys((*CONTROL, *letters))
     merges: dict[str, None] = {}
@@ -208,7 +209,7 @@ class _Weights:
         return levels[words.view(np.uint8)[:size]].reshape(rows, columns)
 
 
-def _tensors(shape: Preset, seed: int, tokens: list[str]) -> Iterator[tuple[str, Array]]:
+def tensors(shape: Preset, seed: int, tokens: list[str]) -> Iterator[tuple[str, Array]]:
     """Every tensor, under its GGUF name, as [outputs, inputs]."""
     weights = _Weights(seed)
     ones = np.ones(shape.width, np.float32)

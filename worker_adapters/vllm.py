@@ -36,6 +36,7 @@ from worker_adapters.connection import EngineConnection
 from worker_adapters.errors import EngineProtocolError
 from worker_adapters.exposition import figures
 from worker_adapters.openai_dialect import (
+    COUNT_MAX,
     SLOTS_UNTOLD,
     Count,
     ErrorBody,
@@ -51,7 +52,7 @@ from worker_adapters.openai_dialect import (
     ranking,
     rerank_body,
 )
-from worker_adapters.openai_probe import ROUTES, served_routes
+from worker_adapters.openai_routes import ROUTES, served_routes, work
 from worker_adapters.openai_stream import generated
 from worker_adapters.transport import EngineTransport
 
@@ -104,17 +105,13 @@ class VllmClient(EngineClient):
     async def embed(self, request: EmbeddingRequest) -> Embeddings:
         """By `/v1/embeddings`."""
         body = embedding_body(request, None)
-        answer = await self._engine.json(
-            "POST", ROUTES[Workload.EMBEDDING], Vectors, body, request.correlation_id
-        )
+        answer = await work(self._engine, Workload.EMBEDDING, Vectors, body, request.correlation_id)
         return embeddings(answer, len(request.inputs))
 
     async def rerank(self, request: RerankRequest) -> Ranking:
         """By `/v1/rerank`."""
         body = rerank_body(request, None)
-        answer = await self._engine.json(
-            "POST", ROUTES[Workload.RERANK], Scores, body, request.correlation_id
-        )
+        answer = await work(self._engine, Workload.RERANK, Scores, body, request.correlation_id)
         return ranking(answer, len(request.documents))
 
     async def capabilities(self) -> EngineCapabilities:
@@ -212,7 +209,7 @@ def _structure(request: GenerationRequest) -> dict[str, Any] | None:
 
 def _whole(page: dict[str, float], name: str) -> int | None:
     """A figure that counts; None where it is not told."""
-    return None if name not in page else max(int(page[name]), 0)
+    return None if name not in page else int(min(max(page[name], 0.0), COUNT_MAX))
 
 
 def _work_done(page: dict[str, float]) -> int | None:
