@@ -18,17 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from worker_adapters.tiny_gguf import (
+from worker_adapters.tiny_gguf import CONTEXT, PRESETS, Array, Preset, tensors
+from worker_adapters.tiny_vocabulary import (
     CHAT_TEMPLATE,
-    CONTEXT,
     CONTROL,
     PAD,
-    PRESETS,
     TURN_END,
-    Array,
-    Preset,
     Vocabulary,
-    tensors,
     vocabulary,
 )
 
