@@ -53,7 +53,7 @@ class VllmLauncher(EngineLauncher):
 
     def vouches_for_strict(self, slots: int, engine_args: Sequence[str]) -> bool:
         """One text at a time, and nothing in `engine_args` that makes it more."""
-        return slots == 1 and not BATCHING & _names(engine_args)
+        return slots == 1 and not any(map(_changes_batching, engine_args))
 
 
 class VllmImageLauncher(VllmLauncher):
@@ -102,10 +102,15 @@ def _planned(server: tuple[str, ...], spec: LaunchSpec) -> LaunchPlan:
     return LaunchPlan((*argv, *spec.engine_args), env)
 
 
-def _names(arguments: Sequence[str]) -> set[str]:
-    """The names among arguments, of `--name value` and of `--name=value`; `_` is as good as `-`."""
-    names = {argument.partition("=")[0] for argument in arguments}
-    return {name.replace("_", "-") for name in names}
+def _changes_batching(argument: str) -> bool:
+    """Whether it is `--name`, `--name=value`, `--name.key` or `--na` of such an argument.
+
+    vLLM takes `_` for `-`, and any beginning of a name that no other one has.
+    """
+    if not argument.startswith("-"):
+        return False
+    name = argument.partition("=")[0].partition(".")[0].replace("_", "-")
+    return any(known.startswith(name) for known in BATCHING)
 
 
 def _model(spec: LaunchSpec) -> str:

@@ -20,6 +20,7 @@ import anyio
 
 from contracts.service.settings import child_environment
 from contracts.tasks import Workload
+from test_harness.tiny_models.tiny_hf import write_folder
 from worker_adapters.base import EngineClient, LaunchPlan, LaunchSpec
 from worker_adapters.errors import EngineBusy, EngineLost, EngineUnreachable
 from worker_adapters.registry import ENGINES, new_client
@@ -30,6 +31,8 @@ CTX = 512
 KEY = "a-key-of-this-test"
 POLL_S = 0.05
 STOP_S = 20.0
+VLLM_ON_THE_CPU = ("--dtype", "float32", "--enforce-eager", "--kv-cache-memory-bytes", "1G")
+"""The arithmetic of llama.cpp, and a cache that leaves the machine its memory."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,11 @@ class RealEngine:
         return f"{self.variable} is not set; ci/engines makes what it names"
 
 
+def _tiny_hf(folder: Path) -> Path:
+    write_folder(folder / "tiny")
+    return folder / "tiny"
+
+
 def _tiny_gguf(folder: Path) -> Path:
     write_model(folder / "tiny.gguf")
     return folder / "tiny.gguf"
@@ -79,6 +87,15 @@ REAL: Mapping[str, RealEngine] = MappingProxyType(
             RealEngine("embedded", "llamacpp", "embedded", _tiny_gguf),
             RealEngine(
                 "llama-server", "llamacpp", "binary", _tiny_gguf, variable="LLORCH_LLAMA_SERVER"
+            ),
+            RealEngine(
+                "vllm",
+                "vllm",
+                "binary",
+                _tiny_hf,
+                variable="LLORCH_VLLM_PYTHON",
+                engine_args=lambda: VLLM_ON_THE_CPU,
+                start_s=180.0,
             ),
         )
     }

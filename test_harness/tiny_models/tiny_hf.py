@@ -20,7 +20,6 @@ import numpy as np
 
 from worker_adapters.tiny_gguf import CONTEXT, PRESETS, Array, Preset, tensors
 from worker_adapters.tiny_vocabulary import (
-    CHAT_TEMPLATE,
     CONTROL,
     PAD,
     TURN_END,
@@ -43,22 +42,23 @@ NAMES = {
     "ffn_down": "mlp.down_proj",
 }
 """The names of llama.cpp's tensors in transformers' Llama."""
+LLAMAS = {name: shape for name, shape in PRESETS.items() if shape.architecture == "llama"}
 
 
 def write_folder(folder: Path, preset: str = "tiny", seed: int = 7) -> None:
     """Write the model of `preset` and `seed` into `folder`, which is made.
 
     Raises:
-        KeyError: there is no such preset.
+        KeyError: there is no such preset of a Llama.
         OSError: it cannot be written there.
     """
-    shape, words = PRESETS[preset], vocabulary()
+    shape, words = LLAMAS[preset], vocabulary()
     folder.mkdir(parents=True, exist_ok=True)
     files = {
         "config.json": _config(shape, words),
         "generation_config.json": _special(words),
         "tokenizer.json": _tokenizer(words),
-        "tokenizer_config.json": _tokenizer_config(),
+        "tokenizer_config.json": _tokenizer_config(shape),
     }
     for name, data in files.items():
         (folder / name).write_text(json.dumps(data, ensure_ascii=False, indent=1) + "\n")
@@ -92,7 +92,7 @@ def _special(words: Vocabulary) -> dict[str, int]:
     return {"bos_token_id": pad, "eos_token_id": end, "pad_token_id": pad}
 
 
-def _tokenizer_config() -> dict[str, Any]:
+def _tokenizer_config(shape: Preset) -> dict[str, Any]:
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": CONTEXT,
@@ -101,7 +101,7 @@ def _tokenizer_config() -> dict[str, Any]:
         "pad_token": PAD,
         "clean_up_tokenization_spaces": False,
         "add_bos_token": False,
-        "chat_template": CHAT_TEMPLATE,
+        "chat_template": shape.template,
     }
 
 
@@ -181,7 +181,7 @@ def main(argv: list[str] | None = None) -> int:
         allow_abbrev=False,
     )
     parser.add_argument("out", type=Path, help="the folder")
-    parser.add_argument("--preset", choices=sorted(PRESETS), default="tiny")
+    parser.add_argument("--preset", choices=sorted(LLAMAS), default="tiny")
     arguments = parser.parse_args(argv)
     try:
         write_folder(arguments.out, arguments.preset)
