@@ -27,8 +27,6 @@ pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 VLLM = REAL["vllm"]
 STONES = "one stone after another under the bridge " * 14
-IDLE_S = 10.0
-POLL_S = 0.05
 
 if VLLM.missing is not None:
     pytest.skip(VLLM.missing, allow_module_level=True)
@@ -156,15 +154,19 @@ async def test_texts_become_vectors_and_ranks(tmp_path: Path) -> None:
 async def test_a_core_that_dies_in_a_stream_is_a_failure_and_no_end(tmp_path: Path) -> None:
     """LO-WRK-131: vLLM ends that stream with `[DONE]`."""
     async with serving(VLLM, tmp_path, 1) as client:
-        killed = False
         with pytest.raises(EngineFailed):
-            async with aclosing(client.stream(request_of(max_tokens=CTX - 64))) as stream:
-                async for item in stream:
-                    if isinstance(item, Token) and not killed:
-                        killed = True
-                        await anyio.to_thread.run_sync(_kill_the_core, tmp_path)
+            await _generate_while_the_core_dies(client, tmp_path)
         _, error = await failure_of(client, request_of())
         assert error.retriable
+
+
+async def _generate_while_the_core_dies(client: EngineClient, model_folder: Path) -> None:
+    killed = False
+    async with aclosing(client.stream(request_of(max_tokens=CTX - 64))) as stream:
+        async for item in stream:
+            if isinstance(item, Token) and not killed:
+                killed = True
+                await anyio.to_thread.run_sync(_kill_the_core, model_folder)
 
 
 def _kill_the_core(model_folder: Path) -> None:

@@ -141,7 +141,7 @@ ENDS = [
         1,
         (
             "ValueError: Available memory on node 0 (10.16/11.59 GiB) on kv cache allocation is"
-            " less than requested memory for kv (900.0 GiB). Decrease --kv-cache-memory-bytes, VLLM_CPU"
+            " less than requested memory for kv (900.0 GiB). Decrease --kv-cache-memory-bytes, "
         ),
         FailureReason.HOST_OOM,
     ),
