@@ -9,7 +9,11 @@ from types import MappingProxyType
 from worker_adapters.base import EngineClient, EngineLauncher
 from worker_adapters.llamacpp import LlamaCppClient
 from worker_adapters.llamacpp_launch import EmbeddedLauncher, LlamaServerLauncher
+from worker_adapters.tgi import TgiClient
+from worker_adapters.tgi_launch import TgiLauncher
 from worker_adapters.transport import EngineTransport
+from worker_adapters.triton import TritonClient
+from worker_adapters.triton_launch import TritonLauncher
 
 ClientFactory = Callable[[EngineTransport, str, str | None], EngineClient]
 """(transport, base URL, API key or None) -> a client of that engine."""
@@ -33,7 +37,17 @@ ENGINES: Mapping[str, Engine] = MappingProxyType(
                 {"binary": LlamaServerLauncher(), "embedded": EmbeddedLauncher()}
             ),
             client=LlamaCppClient,
-        )
+        ),
+        "tgi": Engine(
+            name="tgi",
+            launchers=MappingProxyType({"binary": TgiLauncher()}),
+            client=TgiClient,
+        ),
+        "triton": Engine(
+            name="triton",
+            launchers=MappingProxyType({"binary": TritonLauncher()}),
+            client=TritonClient,
+        ),
     }
 )
 

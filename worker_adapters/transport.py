@@ -175,6 +175,9 @@ class EngineTransport:
     async def _request(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None
     ) -> AsyncIterator[aiohttp.ClientResponse]:
+        if body is not None:
+            # Some engines read nothing else; the client would call the bytes an octet stream.
+            headers = {**headers, "Content-Type": "application/json"}
         response = await self._session.request(
             method, url, headers=headers, data=body, allow_redirects=False
         )
