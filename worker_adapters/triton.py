@@ -72,7 +72,7 @@ class TritonClient(EngineClient):
     async def stream(self, request: GenerationRequest) -> AsyncGenerator[StreamItem, None]:
         """Generate by `POST /v2/models/M/generate_stream`; a chat is refused."""
         if request.prompt is None:
-            raise unserved("chat template")
+            raise unserved(Workload.CHAT)
         model = await self._text_model()
         body = generate_body(model, request)
         path = f"{_path(model)}/generate_stream"

@@ -20,6 +20,7 @@ import anyio
 
 from contracts.service.settings import child_environment
 from contracts.tasks import Workload
+from test_harness.triton_models.repository import write_text_model
 from worker_adapters.base import EngineClient, LaunchPlan, LaunchSpec
 from worker_adapters.errors import EngineBusy, EngineLost, EngineUnreachable
 from worker_adapters.registry import ENGINES, new_client
@@ -72,6 +73,11 @@ def _tiny_gguf(folder: Path) -> Path:
     return folder / "tiny.gguf"
 
 
+def _text_model(folder: Path) -> Path:
+    write_text_model(folder / "models", "tiny", ctx=CTX)
+    return folder / "models"
+
+
 REAL: Mapping[str, RealEngine] = MappingProxyType(
     {
         real.name: real
@@ -79,6 +85,14 @@ REAL: Mapping[str, RealEngine] = MappingProxyType(
             RealEngine("embedded", "llamacpp", "embedded", _tiny_gguf),
             RealEngine(
                 "llama-server", "llamacpp", "binary", _tiny_gguf, variable="LLORCH_LLAMA_SERVER"
+            ),
+            RealEngine(
+                "triton",
+                "triton",
+                "binary",
+                _text_model,
+                variable="LLORCH_TRITON",
+                workloads=frozenset({Workload.COMPLETION}),
             ),
         )
     }
