@@ -65,12 +65,14 @@ class Patience:
 
 
 async def generate_one_token(client: EngineClient, slot: int | None = None) -> None:
-    """Have one token generated, as any task would; raises `EngineError`."""
+    """Have one token generated, as any task would; raises `EngineError`.
+
+    It wishes for nothing, not even for the likeliest token: some engines know no temperature.
+    """
     request = GenerationRequest(
         prompt=CANARY_PROMPT,
         max_tokens=1,
         seed=0,
-        temperature=0.0,
         slot=slot,
         correlation_id=new_uuid(),
     )

@@ -49,7 +49,7 @@ async def hostile(
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(ConnectionError, asyncio.IncompleteReadError):
-            server_state.requests.append(await _request(reader))
+            server_state.requests.append(await read_request(reader))
             for write in writes:
                 writer.write(write)
                 await writer.drain()
@@ -70,7 +70,8 @@ async def hostile(
         yield server_state
 
 
-async def _request(reader: asyncio.StreamReader) -> bytes:
+async def read_request(reader: asyncio.StreamReader) -> bytes:
+    """One request, head and body."""
     head = await reader.readuntil(b"\r\n\r\n")
     length = 0
     for line in head.split(b"\r\n"):
