@@ -82,7 +82,7 @@ UNAVAILABLE = f"{CREATING}Invalid argument - load failed for model 'x': UNAVAILA
         ),
         (
             1,
-            f"{UNAVAILABLE}Invalid argument: unable to find backend library for backend 'tensorrtllm'",
+            f"{UNAVAILABLE}Invalid argument: unable to find backend library for backend 't'",
             FailureReason.TOOL_MISSING,
         ),
         (
