@@ -542,7 +542,7 @@ NOT_SERVED = (
     "policy.http",
     "observability.otlp_endpoint",
 )
-SERVED_ENGINES = frozenset({"llamacpp", "tgi", "triton"})
+SERVED_ENGINES = frozenset({"llamacpp", "vllm", "tgi", "triton", "openai"})
 
 
 def unserved(config: Config) -> str | None:

@@ -14,7 +14,6 @@ from contracts.tasks import SEED_MAX, Message
 from worker_adapters.base import Finished, GenerationRequest, StreamItem, Token
 from worker_adapters.errors import EngineError, EngineProtocolError, EngineRefused
 from worker_adapters.tests.hostile import STREAM_HEAD, answer, events, hostile
-from worker_adapters.tests.replay import replaying
 from worker_adapters.tgi import TgiClient
 from worker_adapters.tgi_dialect import chat_body, generate_body
 from worker_adapters.transport import EngineTransport
@@ -253,18 +252,18 @@ def test_what_a_route_has_no_word_for_is_refused_by_name(
     assert caught.value.code is ErrorCode.INVALID_PARAMS
 
 
-def told(info: dict[str, Any] | None = None, health: int = 200) -> dict[str, list[bytes]]:
+def told(info: dict[str, Any] | None = None, health: int = 200) -> dict[bytes, bytes]:
     return {
-        "GET /health": [answer(health, b"")],
-        "GET /info": [answer(200, json.dumps(INFO if info is None else info).encode())],
-        "GET /metrics": [answer(200, PAGE, kind=b"text/plain")],
+        b"/health": answer(health, b""),
+        b"/info": answer(200, json.dumps(INFO if info is None else info).encode()),
+        b"/metrics": answer(200, PAGE, kind=b"text/plain"),
     }
 
 
 @pytest.mark.anyio
 async def test_it_is_observed_by_what_it_says(transport: EngineTransport) -> None:
     """LO-WRK-096, LO-WRK-153."""
-    async with replaying(told()) as server:
+    async with hostile(told()) as server:
         seen = await TgiClient(transport, server.base_url, "key").observe()
     assert (seen.engine_version, seen.model_alias) == ("3.3.6-dev0 (db931fcf0011)", "/models/m")
     assert (seen.ctx, seen.slots_total) == (2048, 3)
@@ -284,10 +283,10 @@ async def test_it_is_observed_by_what_it_says(transport: EngineTransport) -> Non
     ],
 )
 async def test_a_foreign_or_sick_server_is_no_observation(
-    transport: EngineTransport, routes: dict[str, list[bytes]]
+    transport: EngineTransport, routes: dict[bytes, bytes]
 ) -> None:
     """LO-WRK-096."""
-    async with replaying(routes) as server:
+    async with hostile(routes) as server:
         with pytest.raises(EngineError):
             await TgiClient(transport, server.base_url, "key").observe()
 
@@ -298,10 +297,10 @@ async def test_prompts_are_counted_as_their_route_reads_them(transport: EngineTr
     pieces = [{"id": 1, "text": "a", "start": 0, "stop": 1}] * 3
     chat = {"tokenize_response": pieces * 2, "templated_text": "t"}
     routes = {
-        "POST /tokenize": [answer(200, json.dumps(pieces).encode())],
-        "POST /chat_tokenize": [answer(200, json.dumps(chat).encode())],
+        b"/tokenize": answer(200, json.dumps(pieces).encode()),
+        b"/chat_tokenize": answer(200, json.dumps(chat).encode()),
     }
-    async with replaying(routes) as server:
+    async with hostile(routes) as server:
         client = TgiClient(transport, server.base_url, "key")
         assert await client.count_prompt(request_of()) == 3
         assert await client.count_prompt(request_of(messages=CHAT)) == 6
@@ -311,7 +310,7 @@ async def test_prompts_are_counted_as_their_route_reads_them(transport: EngineTr
 @pytest.mark.anyio
 async def test_a_server_that_takes_any_key_proves_nothing(transport: EngineTransport) -> None:
     """LO-WRK-014, LO-WRK-098: and is not shown ours."""
-    async with replaying({"POST /tokenize": [answer(200, b"[]")]}) as server:
+    async with hostile({b"/tokenize": answer(200, b"[]")}) as server:
         assert not await TgiClient(transport, server.base_url, "a-secret").prove_identity()
     assert len(server.requests) == 1
     assert b"a-secret" not in server.requests[0]

@@ -21,8 +21,7 @@ from worker_adapters.errors import (
     EngineProtocolError,
     EngineRefused,
 )
-from worker_adapters.tests.hostile import STREAM_HEAD, answer, chunk, events
-from worker_adapters.tests.replay import replaying
+from worker_adapters.tests.hostile import STREAM_HEAD, answer, chunk, events, hostile
 from worker_adapters.transport import EngineTransport
 from worker_adapters.triton import TritonClient
 from worker_adapters.triton_dialect import TENSORS, TextModel, generate_body
@@ -66,13 +65,13 @@ def config(**fields: Any) -> bytes:
     return answer(200, json.dumps({"name": "m"} | fields).encode())
 
 
-def routes(*stream: bytes, **described: Any) -> dict[str, list[bytes]]:
+def routes(*stream: bytes, **described: Any) -> dict[bytes, bytes]:
     return {
-        "GET /v2": [answer(200, b'{"name":"triton","version":"2.51.0"}')],
-        "POST /v2/repository/index": [index("m")],
-        "GET /v2/models/m": [model(**described)],
-        "GET /v2/models/m/config": [config()],
-        "POST /v2/models/m/generate_stream": list(stream),
+        b"/v2": answer(200, b'{"name":"triton","version":"2.51.0"}'),
+        b"/v2/repository/index": index("m"),
+        b"/v2/models/m": model(**described),
+        b"/v2/models/m/config": config(),
+        b"/v2/models/m/generate_stream": b"".join(stream),
     }
 
 
@@ -81,9 +80,9 @@ def text(said: str, **counts: object) -> bytes:
 
 
 async def streamed(
-    transport: EngineTransport, served: dict[str, list[bytes]], **fields: Any
+    transport: EngineTransport, served: dict[bytes, bytes], **fields: Any
 ) -> list[StreamItem]:
-    async with replaying(served) as server:
+    async with hostile(served) as server:
         client = TritonClient(transport, server.base_url, None)
         async with aclosing(client.stream(request_of(**fields))) as stream:
             return [item async for item in stream]
@@ -241,7 +240,7 @@ def test_structured_output_is_refused(wish: dict[str, Any]) -> None:
 @pytest.mark.anyio
 async def test_a_chat_is_refused_before_anything_is_asked(transport: EngineTransport) -> None:
     """LO-WRK-097."""
-    async with replaying({}) as server:
+    async with hostile({}) as server:
         client = TritonClient(transport, server.base_url, None)
         chat = request_of(messages=(Message(role="user", content="Hi"),))
         with pytest.raises(EngineRefused, match="chat"):
@@ -255,9 +254,9 @@ async def test_a_chat_is_refused_before_anything_is_asked(transport: EngineTrans
 async def test_the_model_is_the_one_that_makes_text_of_text(transport: EngineTransport) -> None:
     """LO-WRK-158: an ensemble's parts are ready beside it."""
     served = routes(STREAM_HEAD, *events(text("a")))
-    served["POST /v2/repository/index"] = [index("part", "m")]
-    served["GET /v2/models/part"] = [model(["input_ids"], ["output_ids"])]
-    async with replaying(served) as server:
+    served[b"/v2/repository/index"] = index("part", "m")
+    served[b"/v2/models/part"] = model(["input_ids"], ["output_ids"])
+    async with hostile(served) as server:
         client = TritonClient(transport, server.base_url, None)
         assert (await client.observe()).model_alias == "m"
         before = len(server.requests)
@@ -270,13 +269,13 @@ async def test_the_model_is_the_one_that_makes_text_of_text(transport: EngineTra
 async def test_no_model_ready_is_busy_and_two_are_nobodys(transport: EngineTransport) -> None:
     """LO-WRK-158."""
     served = routes()
-    served["POST /v2/repository/index"] = [index()]
-    async with replaying(served) as server:
+    served[b"/v2/repository/index"] = index()
+    async with hostile(served) as server:
         with pytest.raises(EngineBusy):
             await TritonClient(transport, server.base_url, None).observe()
-    served["POST /v2/repository/index"] = [index("m", "n")]
-    served["GET /v2/models/n"] = [model().replace(b'"m"', b'"n"')]
-    async with replaying(served) as server:
+    served[b"/v2/repository/index"] = index("m", "n")
+    served[b"/v2/models/n"] = model().replace(b'"m"', b'"n"')
+    async with hostile(served) as server:
         with pytest.raises(EngineProtocolError, match="m, n"):
             await TritonClient(transport, server.base_url, None).capabilities()
 
@@ -286,8 +285,8 @@ async def test_capabilities_are_what_the_model_reads(transport: EngineTransport)
     """LO-WRK-096, LO-WRK-157."""
     served = routes(inputs=sorted(TRTLLM))
     version = {"tensorrt_llm_version": {"string_value": "0.20.0"}}
-    served["GET /v2/models/m/config"] = [config(parameters=version)]
-    async with replaying(served) as server:
+    served[b"/v2/models/m/config"] = config(parameters=version)
+    async with hostile(served) as server:
         can = await TritonClient(transport, server.base_url, None).capabilities()
     assert can.trtllm_version == "0.20.0"
     assert can.strict_refusal
@@ -317,8 +316,8 @@ async def test_its_size_is_its_configuration(
 ) -> None:
     """LO-WRK-159."""
     served = routes()
-    served["GET /v2/models/m/config"] = [config(**described)]
-    async with replaying(served) as server:
+    served[b"/v2/models/m/config"] = config(**described)
+    async with hostile(served) as server:
         seen = await TritonClient(transport, server.base_url, None).observe()
     assert (seen.engine_version, seen.ctx, seen.slots_total) == ("2.51.0", ctx, slots)
     assert seen.slots_busy is seen.work_done is seen.kv_cache_usage is None
@@ -346,6 +345,6 @@ nv_inference_pending_request_count{model="t",version="1"} 9
 @pytest.mark.anyio
 async def test_it_never_proves_who_it_is(transport: EngineTransport) -> None:
     """LO-WRK-160."""
-    async with replaying(routes()) as server:
+    async with hostile(routes()) as server:
         assert not await TritonClient(transport, server.base_url, "key").prove_identity()
     assert server.requests == []
