@@ -46,6 +46,8 @@ class RealEngine:
     """Writes its model into a folder; returns what the launcher is told."""
     variable: str | None = None
     """Names its program; None: it is always there."""
+    runs_already: bool = False
+    """Whether the variable names the address of one that somebody else runs, without a key."""
     engine_args: Callable[[], tuple[str, ...]] = tuple
     slots: int = 2
     start_s: float = 30.0
@@ -65,7 +67,10 @@ class RealEngine:
         """Why it cannot be had here; None: it can."""
         if self.variable is None or self.program:
             return None
-        return f"{self.variable} is not set; ci/engines makes what it names"
+        remedy = (
+            "the URL of one that runs" if self.runs_already else "ci/engines makes what it names"
+        )
+        return f"{self.variable} is not set; {remedy}"
 
 
 def _tiny_gguf(folder: Path) -> Path:
@@ -94,6 +99,15 @@ REAL: Mapping[str, RealEngine] = MappingProxyType(
                 variable="LLORCH_TRITON",
                 workloads=frozenset({Workload.COMPLETION}),
             ),
+            RealEngine(
+                "tgi",
+                "tgi",
+                "external",
+                lambda folder: folder,
+                variable="LLORCH_TGI_URL",
+                runs_already=True,
+                exact=False,
+            ),
         )
     }
 )
@@ -105,6 +119,11 @@ async def serving(real: RealEngine, folder: Path, slots: int) -> AsyncIterator[E
 
     The engine outlives no test session: its group is killed where TERM does not do.
     """
+    if real.runs_already:
+        assert real.program is not None
+        async with EngineTransport() as transport:
+            yield new_client(real.engine, transport, real.program, None)
+        return
     spec = LaunchSpec(
         model_path=await anyio.to_thread.run_sync(real.prepare, folder),
         model_alias="tiny",

@@ -153,7 +153,8 @@ async def test_a_prompt_beyond_the_context_is_refused_as_such(client: EngineClie
     """LO-WRK-093."""
     if Feature.TOKENIZE not in (await client.capabilities()).features:
         pytest.skip("the engine knows no context")
-    came, error = await failure_of(client, greedy(prompt="stone " * (CTX + 40)))
+    ctx = (await client.observe()).ctx
+    came, error = await failure_of(client, greedy(prompt="stone " * (ctx + 40)))
     assert not came
     assert isinstance(error, EngineRefused)
     assert error.code is ErrorCode.CONTEXT_EXCEEDED
@@ -218,7 +219,8 @@ async def test_requests_at_once_do_not_mix(client: EngineClient, real: RealEngin
 
 async def test_only_an_engine_with_our_key_is_ours(client: EngineClient, real: RealEngine) -> None:
     """LO-WRK-098."""
-    assert await client.prove_identity() is (real.engine != "triton")
+    has_key = real.engine != "triton" and not real.runs_already
+    assert await client.prove_identity() is has_key
 
 
 async def test_two_launches_with_one_slot_say_the_same(real: RealEngine, tmp_path: Path) -> None:
