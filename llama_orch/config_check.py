@@ -9,7 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from contracts.config import Binary, Command, Config, Embedded, External, Listen, Pool
-from contracts.service.settings import model_file, state_dir_of
+from contracts.service.settings import (
+    ConfigError,
+    load_sampler_profiles,
+    model_file,
+    state_dir_of,
+)
 from llama_orch.connection import running_daemon
 from llama_orch.single_model import gguf_problem
 
@@ -22,6 +27,14 @@ def problems(config: Config) -> Iterator[str]:
         yield from _pool(f"pools[{index}]", pool)
     yield from _ports(config)
     yield from _named_files(config)
+    yield from _sampler_profiles(config)
+
+
+def _sampler_profiles(config: Config) -> Iterator[str]:
+    try:
+        load_sampler_profiles(state_dir_of(config))
+    except ConfigError as error:
+        yield str(error)
 
 
 def _pool(key: str, pool: Pool) -> Iterator[str]:

@@ -104,7 +104,7 @@ def load_config(path: Path, environ: Mapping[str, str], *, missing_ok: bool = Fa
     Raises:
         ConfigError: with the path of the key, never a secret.
     """
-    tree = None if missing_ok and not path.exists() else parse_yaml(_file_text(path), str(path))
+    tree = None if missing_ok and not path.exists() else parse_yaml(file_text(path), str(path))
     if tree is None:
         tree = {}
     if not isinstance(tree, dict):
@@ -126,7 +126,7 @@ def validated(tree: dict[str, Any]) -> Config:
     try:
         config = Config.model_validate_json(msgspec.json.encode(tree))
     except ValidationError as error:
-        raise ConfigError(_first_line(error, tree)) from error
+        raise ConfigError(first_line(error, tree)) from error
     refused = unserved(config)
     if refused:
         raise ConfigError(refused)
@@ -173,7 +173,8 @@ def _refuse_bombs(text: str) -> None:
             depth -= 1
 
 
-def _file_text(path: Path) -> str:
+def file_text(path: Path) -> str:
+    """The text of a regular file of bounded size; ConfigError where it is none."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         with os.fdopen(descriptor, "rb") as file:
@@ -226,7 +227,7 @@ def _list_item(items: list[Any], name: str, part: str, text: str | None) -> Any:
     return items[index]
 
 
-def _first_line(error: ValidationError, tree: Any) -> str:
+def first_line(error: ValidationError, tree: Any) -> str:
     """One line: the key's path, what is wrong, how many more; never a text value.
 
     A union puts the name of its member into the location; what is not in the

@@ -24,6 +24,7 @@ from contracts.service.api_token import (
     read_token_file,
 )
 from contracts.service.config_source import ConfigError, default_config_path, expanded, load_config
+from contracts.service.sampler_profiles import load_sampler_profiles
 
 __all__ = [
     "ClientEnvironment",
@@ -36,6 +37,7 @@ __all__ = [
     "client_environment",
     "engine_api_key",
     "is_loopback",
+    "load_sampler_profiles",
     "load_settings",
     "model_file",
     "read_config",
