@@ -18,15 +18,17 @@ from typing import Any
 
 import uvloop
 
+from test_harness.bench import report
 from test_harness.bench.processes import BenchFailed
-from test_harness.bench.report import Answer, Figure
+from test_harness.bench.report import Figure
 from test_harness.conformance.transcripts import recorded
 from worker_adapters.base import Finished, GenerationRequest, Token
 from worker_adapters.event_stream import EVENT_STREAM
 from worker_adapters.registry import new_client
-from worker_adapters.transport import EngineTransport
+from worker_adapters.transport import Answer, EngineTransport
 
 EVENTS = 20_000
+MODELS = b'{"data":[{"id":"tiny"}]}'
 REQUEST = GenerationRequest(prompt="x", max_tokens=EVENTS, seed=1, correlation_id="c")
 
 
@@ -35,6 +37,9 @@ class Sample:
     """One recorded stream."""
 
     dialect: str
+    """Whose client reads it."""
+    engine: str
+    """Whose transcripts it is among."""
     transcript: str
     opening: int
     """Events before the first token."""
@@ -42,8 +47,11 @@ class Sample:
     """Events after the last one."""
 
 
-SAMPLES = (Sample("llamacpp", "completion", opening=2, closing=1),)
-"""A new dialect is one line, and its transcript."""
+SAMPLES = (
+    Sample("llamacpp", "llamacpp", "completion", opening=2, closing=1),
+    Sample("openai", "llamacpp", "chat", opening=1, closing=3),
+)
+"""A new dialect is one line, and its transcript; llama.cpp has a route of OpenAI's API too."""
 
 
 class Replayed(EngineTransport):
@@ -53,6 +61,10 @@ class Replayed(EngineTransport):
         super().__init__()
         self._chunks = chunks
         self._unread: Iterator[bytes] = iter(())
+
+    async def ask(self, *_: Any, **__: Any) -> Answer:
+        """The model list, for clients that begin with it."""
+        return Answer(200, {}, MODELS)
 
     @asynccontextmanager
     async def stream(self, *_: Any, **__: Any) -> AsyncIterator[Any]:
@@ -71,12 +83,12 @@ class Replayed(EngineTransport):
         return next(self._unread, b"")
 
 
-def measure(_root: Path, rounds: int) -> Answer:
+def measure(_root: Path, rounds: int) -> report.Answer:
     """Every dialect that has a recorded stream."""
     return compare(rounds, EVENTS)
 
 
-def compare(rounds: int, events: int) -> Answer:
+def compare(rounds: int, events: int) -> report.Answer:
     """The same with so many events in a stream."""
     figures: list[Figure] = []
     for sample in SAMPLES:
@@ -87,7 +99,7 @@ def compare(rounds: int, events: int) -> Answer:
             Figure.of(f"{sample.dialect}: an event", each, "µs", "<= 10"),
             Figure.of(f"{sample.dialect}: events", [1e6 / cost for cost in each], "per s"),
         ]
-    return Answer(
+    return report.Answer(
         question="Reading an event of an engine: bytes of the answer to an item of the stream",
         measured_how=(
             f"{rounds} streams of {events:,} recorded token events, one a chunk, through the"
@@ -99,8 +111,9 @@ def compare(rounds: int, events: int) -> Answer:
 
 def chunks_of(sample: Sample, events: int) -> list[bytes]:
     """A stream with so many token events, each in a chunk of its own."""
-    _, _, body = recorded(sample.dialect)[sample.transcript].partition(b"\r\n\r\n")
-    came = list(_dechunked(body))
+    _, _, body = recorded(sample.engine)[sample.transcript].partition(b"\r\n\r\n")
+    events_of = b"".join(_dechunked(body)).split(b"\n\n")
+    came = [event.strip() + b"\n\n" for event in events_of if event.strip()]
     tokens = came[sample.opening : len(came) - sample.closing]
     repeated = itertools.islice(itertools.cycle(tokens), events)
     return [*came[: sample.opening], *repeated, *came[len(came) - sample.closing :]]
