@@ -29,6 +29,7 @@ from worker_adapters.base import (
 from worker_adapters.errors import (
     EngineBusy,
     EngineError,
+    EngineFailed,
     EngineProtocolError,
     EngineRefused,
 )
@@ -240,6 +241,7 @@ async def test_what_it_can_is_what_it_was_started_for(transport: EngineTransport
 
 WRONG = (EngineRefused, ErrorCode.INVALID_PARAMS)
 TOO_LONG = (EngineRefused, ErrorCode.CONTEXT_EXCEEDED)
+BUSY = (EngineBusy, ErrorCode.POOL_UNREADY)
 FOREIGN = (EngineProtocolError, ErrorCode.UPSTREAM_PROTOCOL)
 ERRORS: dict[str, tuple[type[EngineError], ErrorCode]] = {
     "error-context": TOO_LONG,
@@ -249,7 +251,7 @@ ERRORS: dict[str, tuple[type[EngineError], ErrorCode]] = {
     "error-grammar": WRONG,
     "error-json": WRONG,
     "error-key": FOREIGN,
-    "error-loading": (EngineBusy, ErrorCode.POOL_UNREADY),
+    "error-loading": BUSY,
     "error-method": FOREIGN,
     "error-no-pooling": WRONG,
     "error-no-prompt": WRONG,
@@ -275,3 +277,35 @@ def test_an_error_is_what_the_engine_said_under_our_code(name: str) -> None:
     error = answered_error(int(head.split(b" ")[1]), body)
     assert (type(error), error.code) == ERRORS[name]
     assert json.loads(body)["error"]["message"] in error.message
+
+
+def body_of(code: int, kind: str, message: str) -> bytes:
+    return json.dumps({"error": {"code": code, "message": message, "type": kind}}).encode()
+
+
+NOT_RECORDED: list[tuple[int, bytes, tuple[type[EngineError], ErrorCode]]] = [
+    # The binary, where the wheel answers 400.
+    (
+        *(500, body_of(500, "server_error", "[json.exception.parse_error.101] parse error")),
+        (EngineFailed, ErrorCode.WORKER_RESET),
+    ),
+    (503, body_of(503, "unavailable_error", "no slot available"), BUSY),
+    (501, body_of(501, "not_supported_error", "This server does not support metrics"), FOREIGN),
+    (403, body_of(403, "permission_error", "no"), FOREIGN),
+    # Builds that did not yet say how many tokens it was.
+    (500, body_of(500, "server_error", "input is too large to process. increase"), TOO_LONG),
+    (500, body_of(500, "server_error", "Compute error."), (EngineFailed, ErrorCode.WORKER_RESET)),
+    # A proxy in between.
+    (502, b"<html>Bad Gateway</html>", (EngineFailed, ErrorCode.WORKER_RESET)),
+    (413, b"", WRONG),
+    (429, b"", BUSY),
+]
+
+
+@pytest.mark.parametrize(("status", "body", "meaning"), NOT_RECORDED)
+def test_an_error_that_the_wheel_does_not_give_has_its_meaning(
+    status: int, body: bytes, meaning: tuple[type[EngineError], ErrorCode]
+) -> None:
+    """LO-WRK-110."""
+    error = answered_error(status, body)
+    assert (type(error), error.code) == meaning
