@@ -52,6 +52,8 @@ class EmbeddedExit(IntEnum):
     BAD_MODEL = os.EX_NOINPUT
     WHEEL_MISSING = os.EX_UNAVAILABLE
     PORT_TAKEN = os.EX_TEMPFAIL
+    UNFIT_MODEL = os.EX_CONFIG
+    """It is sound, and cannot do what it shall be served for."""
 
 
 def main(argv: list[str] | None = None) -> NoReturn:
@@ -155,7 +157,7 @@ def _check_ranks(path: Path) -> None:
         if any(model.find(name, 0, HEADER_BYTES) >= 0 for name in names):
             return
     _fail(
-        EmbeddedExit.BAD_MODEL,
+        EmbeddedExit.UNFIT_MODEL,
         f"{path} has no head to rank with: take a model that was made for `workload: rerank`",
     )
 

@@ -65,7 +65,7 @@ def test_a_model_that_cannot_rank_is_one_line_with_the_remedy(models: Path) -> N
     model = models / "tiny.gguf"
     argv = EmbeddedLauncher().plan(spec_of(model, free_port(), workload="rerank")).argv
     code, lines = end_of(argv)
-    assert code == EmbeddedExit.BAD_MODEL
+    assert code == EmbeddedExit.UNFIT_MODEL
     assert len(lines) == 1
     assert f"{model} has no head to rank with: take a model" in lines[0]
 
