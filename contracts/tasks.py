@@ -285,6 +285,9 @@ class TaskView(Contract):
     )
     error: TaskError | None = Field(description="Why it failed or was canceled.")
     seed: int | None = Field(ge=0, le=SEED_MAX, description="The seed used.")
+    sampler_profile_version: str | None = Field(
+        default=None, max_length=64, description="The sampler profile used; null: none."
+    )
     correlation_id: CorrelationId = Field(description="Of the request that made it.")
     metadata: dict[str, str] = Field(description="The client's labels.")
     created_ms: UnixMilliseconds = Field(description="Accepted at, Unix ms.")
@@ -296,5 +299,7 @@ class TaskView(Contract):
 class TaskPage(Contract):
     """One page of tasks, newest first."""
 
-    items: tuple[TaskView, ...] = Field(description="The tasks; `text` is left null here.")
+    items: tuple[TaskView, ...] = Field(
+        description="The tasks; `text` and `result` are left null here."
+    )
     next_cursor: str | None = Field(max_length=256, description="Pass as `cursor` for the next.")

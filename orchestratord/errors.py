@@ -2,9 +2,10 @@
 
 Refusal (contracts)
   |- TaskUnknown, TaskConflict, LogGone, ResumeInvalid      about one task
-  |- ModelUnknown, ContextExceeded, NotServed               about what it asks
+  |- ModelUnknown, ContextExceeded, Unable, ProfileUnknown  about what it asks
   |- DeadlineUnmet, QueueFull                               about the queue
-  |- PoolUnready, PoolUnavailable, PoolDraining             about the pool
+  |- PoolUnready, PoolUnavailable, PoolDraining, StrictUnready
+  |                                                         about the pool
   |- SessionUnknown, SessionsFull, SessionTurnsExhausted, BudgetExhausted
   |                                                         about its session
   `- StorageBusy, StorageFull, ShuttingDown                 about this daemon
@@ -81,14 +82,31 @@ class ContextExceeded(Refusal):
         )
 
 
-class NotServed(Refusal):
-    """A field that is valid and that this version does not obey."""
+class Unable(Refusal):
+    """What is asked for is valid, and nothing here can do it."""
 
-    def __init__(self, field: str, reason: str) -> None:
+    def __init__(self, field: str, reason: str, remedy: str, pool_id: str | None = None) -> None:
         super().__init__(
             ErrorCode.INVALID_PARAMS,
-            f"{field}: not served by this version ({reason}); leave it out",
+            f"{field}: {reason}; {remedy}",
+            pool_id=pool_id,
             details={"field": field, "reason": reason},
+        )
+
+
+class ProfileUnknown(Refusal):
+    """There is no sampler profile of this version."""
+
+    def __init__(self, version: str, known: list[str]) -> None:
+        shown = ", ".join(known[:16])
+        super().__init__(
+            ErrorCode.INVALID_PARAMS,
+            f"sampler_profile_version: there is no {version!r}; known: {shown}",
+            details={
+                "field": "sampler_profile_version",
+                "reason": "there is no such profile",
+                "known": known,
+            },
         )
 
 
@@ -174,6 +192,21 @@ class PoolUnready(Refusal):
             f"pool {pool_id} has no replica and none is being started",
             pool_id=pool_id,
             retry_after_ms=POOL_RETRY_MS,
+        )
+
+
+class StrictUnready(Refusal):
+    """A strict task, and no replica serves yet that could prove what it gives."""
+
+    def __init__(self, pool_id: str) -> None:
+        reason = "no replica serves yet, so that nothing proves what it gives"
+        super().__init__(
+            ErrorCode.POOL_UNREADY,
+            f"determinism: strict cannot be promised by pool {pool_id} now: {reason};"
+            " try again once one is ready",
+            pool_id=pool_id,
+            retry_after_ms=POOL_RETRY_MS,
+            details={"field": "determinism", "reason": reason},
         )
 
 

@@ -15,12 +15,13 @@ from contracts.service.daemon import Service
 from contracts.service.drain import Drain
 from contracts.service.failpoints import Failpoints
 from contracts.service.prometheus import MetricsRegistry
+from contracts.service.sampler_profiles import load_sampler_profiles
 from contracts.service.settings import Settings
 from orchestratord.app import RouteGroups
 from orchestratord.clients.pools import PoolsClient, new_session
 from orchestratord.clock import SystemClock
-from orchestratord.domain.admission import PoolSpec
 from orchestratord.domain.budgets import Price
+from orchestratord.domain.pool_spec import PoolSpec
 from orchestratord.domain.scheduler import Scheduler
 from orchestratord.domain.sessions import SessionTable
 from orchestratord.http.observability import ObservabilityRoutes
@@ -29,7 +30,7 @@ from orchestratord.http.sessions import SessionRoutes
 from orchestratord.http.tasks import TaskRoutes
 from orchestratord.runtime.admissions import Admissions
 from orchestratord.runtime.arrivals import Arrivals
-from orchestratord.runtime.attempt import AttemptTools
+from orchestratord.runtime.attempt_tools import AttemptTools
 from orchestratord.runtime.dispatcher import Dispatcher
 from orchestratord.runtime.housekeeping import Housekeeping
 from orchestratord.runtime.log_shelf import LogShelf
@@ -89,6 +90,7 @@ async def _open(
     scheduler = new_scheduler(config, specs)
     pools, shelf = PoolsView(config.gpus.reserve_bytes), LogShelf(config.streams)
     store, session_store = TaskStore(database), SessionStore(database)
+    profiles = load_sampler_profiles(settings.state_dir)
     tools = AttemptTools(
         client,
         ENGINES,
@@ -115,6 +117,7 @@ async def _open(
         clock,
         failpoints,
         await store.last_sequence(),
+        profiles,
     )
     housekeeping = Housekeeping(
         dispatcher,
@@ -139,7 +142,12 @@ async def _open(
         tasks=TaskRoutes(admissions, dispatcher, shelf, history, config, drain),
         sessions=SessionRoutes(sessions, config.limits),
         pools=PoolRoutes(
-            configured, pools, scheduler, PoolChanges(client, pools, dispatcher), config.limits
+            configured,
+            pools,
+            scheduler,
+            PoolChanges(client, pools, dispatcher),
+            config.limits,
+            profiles,
         ),
         observability=ObservabilityRoutes(registry, drain),
     ).routes()

@@ -3,8 +3,10 @@
     engine = ScriptedClient([Token("a"), Fault.LOST])
 
 plays its list to each stream, token by token, and fails by name where the list
-says so.  It opens no socket, and it decides nothing: no text is made up, nothing
-is read from the request but for the record in `requests`.
+says so.  An embedding or a rerank is answered with the `Embeddings` or the `Ranking`
+in the list, once all before it was played.  It opens no socket, and it decides
+nothing: no text is made up, nothing is read from the request but for the record in
+`requests`.
 """
 
 from __future__ import annotations
@@ -13,15 +15,20 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
 from enum import StrEnum
+from typing import TypeVar
 
 from contracts.engines import Feature
 from contracts.errors import ErrorCode
 from contracts.tasks import Workload
 from worker_adapters.base import (
+    EmbeddingRequest,
+    Embeddings,
     EngineCapabilities,
     EngineClient,
     GenerationRequest,
     Observation,
+    Ranking,
+    RerankRequest,
     StreamItem,
 )
 from worker_adapters.errors import (
@@ -32,6 +39,7 @@ from worker_adapters.errors import (
     EngineProtocolError,
     EngineRefused,
     EngineUnreachable,
+    unserved,
 )
 
 
@@ -56,19 +64,24 @@ class Fault(StrEnum):
     """The stream ends as if all were well, without its final event."""
     SILENT = "silent"
     """Nothing more comes, for ever."""
+    UNSERVED = "unserved"
+    """It has no words for what was asked."""
 
 
-Step = StreamItem | Fault | asyncio.Event
-"""Yield it, fail so, or wait until it is set."""
+Answer = Embeddings | Ranking
+Step = StreamItem | Answer | Fault | asyncio.Event
+"""Yield it, answer with it, fail so, or wait until it is set."""
+Kind = TypeVar("Kind", bound=Answer)
 
 
 class ScriptedClient(EngineClient):
     """Plays `script` to every stream.
 
     Attributes:
-        requests: every request received, in order.
+        requests: every generation asked for, in order.
+        asked: every embedding and rerank.
         reached: how often each fault was played; a test of a fault asserts on it.
-        abandoned: streams closed before their script ended.
+        abandoned: streams and questions given up before their script ended.
     """
 
     def __init__(
@@ -95,6 +108,7 @@ class ScriptedClient(EngineClient):
             model_alias="scripted",
         )
         self.requests: list[GenerationRequest] = []
+        self.asked: list[EmbeddingRequest | RerankRequest] = []
         self.reached: Counter[Fault] = Counter()
         self.abandoned = 0
 
@@ -107,11 +121,21 @@ class ScriptedClient(EngineClient):
                     await step.wait()
                 elif isinstance(step, Fault):
                     await self._misbehave(step)
-                else:
+                elif not isinstance(step, Answer):
                     yield step
         except (GeneratorExit, asyncio.CancelledError):
             self.abandoned += 1
             raise
+
+    async def embed(self, request: EmbeddingRequest) -> Embeddings:
+        """The vectors in the script, whatever the request is."""
+        self.asked.append(request)
+        return await self._answered(Embeddings)
+
+    async def rerank(self, request: RerankRequest) -> Ranking:
+        """The scores in the script, whatever the request is."""
+        self.asked.append(request)
+        return await self._answered(Ranking)
 
     async def capabilities(self) -> EngineCapabilities:
         """Those it was given."""
@@ -129,6 +153,20 @@ class ScriptedClient(EngineClient):
     async def prove_identity(self) -> bool:
         """As it was told."""
         return self._identity
+
+    async def _answered(self, kind: type[Kind]) -> Kind:
+        try:
+            for step in self._script:
+                if isinstance(step, asyncio.Event):
+                    await step.wait()
+                elif isinstance(step, Fault):
+                    await self._misbehave(step)
+                elif isinstance(step, kind):
+                    return step
+        except asyncio.CancelledError:
+            self.abandoned += 1
+            raise
+        raise fault_error(Fault.UNFINISHED)
 
     async def _misbehave(self, fault: Fault) -> None:
         self.reached[fault] += 1
@@ -154,5 +192,7 @@ def fault_error(fault: Fault) -> EngineError:
             return EngineProtocolError("scripted: not an event of mine")
         case Fault.UNFINISHED:
             return EngineProtocolError("scripted: ended without its final event")
+        case Fault.UNSERVED:
+            return unserved("such thing")
         case Fault.LOST | Fault.SILENT:
             return EngineLost("scripted: connection lost")

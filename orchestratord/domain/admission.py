@@ -7,21 +7,23 @@ any of them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
-from contracts.config import Pool
-from contracts.pools import PoolView, ReloadState, ReplicaState
-from contracts.tasks import TaskRequest, Workload
+from contracts.pools import DeviceView, PoolView, ReloadState, ReplicaState
+from contracts.tasks import TaskRequest
+from orchestratord.domain.abilities import output_bound, refuse_unable, told
+from orchestratord.domain.pool_spec import PoolSpec
+from orchestratord.domain.sampling import Sampling
+from orchestratord.domain.strictness import refusal_of_pool
 from orchestratord.errors import (
     ContextExceeded,
     ModelUnknown,
-    NotServed,
     PoolDraining,
     PoolUnavailable,
     PoolUnready,
+    StrictUnready,
+    Unable,
 )
 
-_SERVED = frozenset({Workload.COMPLETION, Workload.CHAT})
 _COMING_UP = frozenset(
     {
         ReplicaState.PROVISIONING,
@@ -34,51 +36,38 @@ _COMING_UP = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class PoolSpec:
-    """What the configuration says of a pool."""
-
-    pool_id: str
-    engine: str
-    model_id: str
-    model_ref: str
-    ctx: int
-
-    @classmethod
-    def of(cls, pool: Pool) -> PoolSpec:
-        """The part of a configured pool that admission needs."""
-        return cls(pool.id, pool.engine, pool.model.id, pool.model.ref, pool.ctx)
-
-
-def refuse_unserved(request: TaskRequest) -> None:
-    """Refuse fields that are valid but that nothing here would obey."""
-    if request.workload not in _SERVED:
-        raise NotServed("workload", f"{request.workload.value} needs an engine that embeds")
-    if request.determinism == "strict":
-        raise NotServed("determinism", "strict output is not proven yet")
-    if request.sampler_profile_version is not None:
-        raise NotServed("sampler_profile_version", "there are no sampler profiles yet")
-
-
 def admitting_pools(
-    request: TaskRequest, specs: Sequence[PoolSpec], views: Mapping[str, PoolView]
+    request: TaskRequest,
+    sampling: Sampling,
+    specs: Sequence[PoolSpec],
+    views: Mapping[str, PoolView],
+    devices: Sequence[DeviceView] = (),
 ) -> list[PoolSpec]:
     """The pools that would take a request, in the order of the configuration.
 
-    Each matches, is admitting, and could hold the output in its context; that
-    the prompt fits too is for `refuse_too_long`.  Raises the refusal of the last
-    pool tried when there is none.
+    Each matches, can do what is asked, is admitting, and could hold the output in
+    its context; that the prompt fits too is for `refuse_too_long`.  Raises the
+    refusal of the last pool tried when there is none, of those that can do it
+    where some can.
     """
     matching = [spec for spec in specs if _matches(spec, views.get(spec.pool_id), request)]
     if not matching:
         raise ModelUnknown(_asked(request), sorted({spec.model_id for spec in specs}))
     refusal: Exception | None = None
     admitting = []
-    for spec in matching:
+    for spec in _able(request, sampling, matching, views):
         try:
             refuse_closed(spec, views.get(spec.pool_id))
             refuse_too_long(request, 1, spec)
-        except (PoolDraining, PoolUnavailable, PoolUnready, ContextExceeded) as error:
+            refuse_unproven(request, spec, views.get(spec.pool_id), devices)
+        except (
+            PoolDraining,
+            PoolUnavailable,
+            PoolUnready,
+            ContextExceeded,
+            StrictUnready,
+            Unable,
+        ) as error:
             refusal = error
         else:
             admitting.append(spec)
@@ -88,13 +77,55 @@ def admitting_pools(
     return admitting
 
 
+def _able(
+    request: TaskRequest,
+    sampling: Sampling,
+    specs: Sequence[PoolSpec],
+    views: Mapping[str, PoolView],
+) -> list[PoolSpec]:
+    """The pools that can do what is asked; raises `Unable` of the last one where none can."""
+    refusal: Unable | None = None
+    able = []
+    for spec in specs:
+        try:
+            refuse_unable(request, sampling, spec, told(views.get(spec.pool_id)))
+        except Unable as error:
+            refusal = error
+        else:
+            able.append(spec)
+    if not able:
+        assert refusal is not None
+        raise refusal
+    return able
+
+
+def refuse_unproven(
+    request: TaskRequest, spec: PoolSpec, view: PoolView | None, devices: Sequence[DeviceView]
+) -> None:
+    """Refuse a strict task that a pool cannot promise equal bytes for.
+
+    Raises:
+        StrictUnready: no replica serves yet, so nothing proves it.
+        Unable: what serves speaks against it.
+    """
+    if request.determinism != "strict":
+        return
+    refusal = None if view is None else refusal_of_pool(view, devices)
+    if view is None or (refusal is not None and refusal.unready):
+        raise StrictUnready(spec.pool_id)
+    if refusal is not None:
+        raise Unable("determinism", refusal.reason, refusal.remedy, spec.pool_id)
+
+
 def refuse_too_long(request: TaskRequest, prompt_tokens: int, spec: PoolSpec) -> None:
     """Refuse what needs more context than a slot of the pool has.
+
+    `prompt_tokens` are those of one sequence: each input of an embedding is its own.
 
     Raises:
         ContextExceeded: prompt and output together, or the context asked for.
     """
-    needed = max(request.ctx or 0, prompt_tokens + (request.max_tokens or 0))
+    needed = max(request.ctx or 0, prompt_tokens + output_bound(request))
     if needed > spec.ctx:
         raise ContextExceeded(spec.pool_id, needed, spec.ctx)
 

@@ -118,6 +118,8 @@ class AttemptProgress:
     tokens_out: int = 0
     prompt_tokens: int | None = None
     cached_tokens: int | None = None
+    answered_at: float | None = None
+    """When an answer came that is no text, all at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,32 +198,42 @@ class PoolRates:
     ratios: ErrorRatios = field(default_factory=ErrorRatios)
     first_token_ms: Average = field(default_factory=Average)
     """Of a task whose prompt is next to nothing, or in the cache: what no prompt explains."""
+    answers: bool = False
+    """Whether an answer without a decode was seen."""
 
     @property
     def known(self) -> bool:
         """Whether anything can be predicted."""
-        return self.decode_ms.value is not None
+        return self.answers or self.decode_ms.value is not None
 
     def learn(self, progress: AttemptProgress, tokens_out: int, max_tokens: int) -> None:
         """Take the figures of an attempt that ended by itself."""
         first, last = progress.first_token_at, progress.last_token_at
-        if progress.started_at is None or first is None or last is None:
+        if progress.started_at is None:
             return
-        evaluated = (progress.prompt_tokens or 0) - (progress.cached_tokens or 0)
-        took = (first - progress.started_at) * 1000
-        if evaluated < FULL_WEIGHT_TOKENS:
-            self.first_token_ms.add(took)
-        else:
-            took = max(0.0, took - (self.first_token_ms.value or 0.0))
-            self.prefill_ms.add(took / evaluated)
+        if progress.answered_at is not None:
+            self._learn_prefill(progress, progress.answered_at - progress.started_at)
+            self.answers = True
+        if first is None or last is None:
+            return
+        self._learn_prefill(progress, first - progress.started_at)
         if tokens_out > 1 and last > first:
             took = (last - first) * 1000
             self.decode_ms.add(took / (tokens_out - 1), _certainty(tokens_out - 1))
         self.output_share.add(min(1.0, tokens_out / max_tokens))
 
+    def _learn_prefill(self, progress: AttemptProgress, seconds: float) -> None:
+        evaluated = (progress.prompt_tokens or 0) - (progress.cached_tokens or 0)
+        took = seconds * 1000
+        if evaluated < FULL_WEIGHT_TOKENS:
+            self.first_token_ms.add(took)
+        else:
+            took = max(0.0, took - (self.first_token_ms.value or 0.0))
+            self.prefill_ms.add(took / evaluated)
+
     def run_ms(self, work: Work, pace: Pace = NO_PACE) -> float | None:
         """Slot time for `work`, ms; None until a rate is known."""
-        decode_ms = self._decode_ms(pace)
+        decode_ms = self._decode_ms(work, pace)
         if decode_ms is None:
             return None
         prefill = work.prompt * (self.prefill_ms.value or 0.0)
@@ -238,7 +250,7 @@ class PoolRates:
         pace: Pace = NO_PACE,
     ) -> float | None:
         """Slot time a running task still takes, ms; None until a rate is known."""
-        decode_ms = self._decode_ms(pace)
+        decode_ms = self._decode_ms(work, pace)
         if decode_ms is None:
             return None
         expected = self._expected_output(work)
@@ -250,9 +262,14 @@ class PoolRates:
         left = max(expected - progress.tokens_out, overrun)
         return max(0.0, min(left, max_tokens - progress.tokens_out)) * decode_ms
 
-    def _decode_ms(self, pace: Pace) -> float | None:
-        """What a token takes now: the average, moved towards the pace of what runs."""
+    def _decode_ms(self, work: Work, pace: Pace) -> float | None:
+        """What a token takes now: the average, moved towards the pace of what runs.
+
+        Work that generates nothing is known by what answers took.
+        """
         average = self.decode_ms.value
+        if average is None and self.answers and not work.guided and not work.unguided:
+            return 0.0
         if average is None or pace.tokens <= 0:
             return average
         certainty = min(1.0, pace.tokens / LIVE_TOKENS)

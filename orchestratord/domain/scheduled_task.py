@@ -34,6 +34,11 @@ class ScheduledTask:
     progress: AttemptProgress | None = None
 
     @property
+    def generates(self) -> bool:
+        """Whether it decodes text, and leaves a cache of it in its slot."""
+        return self.max_tokens > 0
+
+    @property
     def entry(self) -> Entry:
         """Its place in line."""
         return Entry(self.task_id, self.sequence, self.accepted_at, self.work)

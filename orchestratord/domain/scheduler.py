@@ -291,11 +291,12 @@ class Scheduler:
         rates, progress = self._pools[task.pool_id].rates, task.progress
         assert progress is not None
         rates.learn(progress, tokens_out, task.max_tokens)
-        if progress.started_at is not None and progress.last_token_at is not None:
+        served_at = progress.answered_at or progress.last_token_at
+        if progress.started_at is not None and served_at is not None:
             held = now - progress.began_at
-            served = progress.last_token_at - progress.started_at
+            served = served_at - progress.started_at
             rates.overhead_ms.add(max(0.0, held - served) * 1000)
-        if task.session is not None:
+        if task.session is not None and task.max_tokens:
             task.session.output_share.add(min(1.0, tokens_out / task.max_tokens))
         if task.predicted_ms:
             rates.ratios.add((now - task.accepted_at) * 1000 / task.predicted_ms)

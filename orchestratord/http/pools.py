@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from importlib.metadata import version
 
 from starlette.requests import Request
@@ -16,7 +15,6 @@ from contracts.capabilities import (
     PoolStatus,
 )
 from contracts.config import Limits
-from contracts.engines import Feature
 from contracts.errors import ErrorCode, Refusal
 from contracts.ids import NAME_PATTERN
 from contracts.pools import (
@@ -26,19 +24,21 @@ from contracts.pools import (
     PoolView,
     ReloadRequest,
     ReplicaState,
-    ReplicaView,
 )
 from contracts.service.envelope import contract_response, correlation_id
 from contracts.service.json_body import read_contract
 from contracts.service.routes import ApiRoute, Operation, Parameter, Scope
-from contracts.tasks import Workload
-from orchestratord.domain.admission import PoolSpec
+from orchestratord.domain.abilities import features, told, workloads
+from orchestratord.domain.pool_spec import PoolSpec
+from orchestratord.domain.sampling import Profiles
 from orchestratord.domain.scheduler import Scheduler
 from orchestratord.domain.sessions import SESSIONS_MAX
+from orchestratord.domain.strictness import refusal_of_pool
 from orchestratord.runtime.pool_changes import PoolChanges
 from orchestratord.runtime.pool_view import PoolsView
 from orchestratord.runtime.reconfiguration import Configured
 
+STRICT_REFUSAL_MAX = 512
 _VERSION = version("llama-orch")
 
 
@@ -52,12 +52,14 @@ class PoolRoutes:
         scheduler: Scheduler,
         changes: PoolChanges,
         limits: Limits,
+        profiles: Profiles,
     ) -> None:
         self._configured = configured
         self._pools = pools
         self._scheduler = scheduler
         self._changes = changes
         self._limits = limits
+        self._profiles = profiles
 
     async def page(self, _: Request) -> Response:
         """Every pool and every card."""
@@ -117,7 +119,7 @@ class PoolRoutes:
                     session_max_turns=sessions.max_turns,
                     stream_retention_ms=config.streams.retention_ms,
                 ),
-                sampler_profiles=(),
+                sampler_profiles=tuple(sorted(self._profiles)),
                 engines=tuple(sorted({spec.engine for spec in self._configured.specs})),
                 pools=tuple(self._capabilities(spec) for spec in self._configured.specs),
             )
@@ -144,6 +146,8 @@ class PoolRoutes:
         ready = [r for r in view.replicas if r.state is ReplicaState.READY]
         total = sum(replica.slots_total for replica in ready)
         used = sum(self._scheduler.active(replica.replica_id) for replica in ready)
+        capabilities = told(view)
+        refusal = refusal_of_pool(view, self._pools.devices)
         served = [replica.ctx for replica in ready if replica.ctx is not None]
         return PoolCapabilities(
             pool_id=spec.pool_id,
@@ -154,11 +158,11 @@ class PoolRoutes:
             ctx_max=min([spec.ctx, *served]),
             slots_total=total,
             slots_free=max(0, total - used),
-            workloads=(Workload.COMPLETION, Workload.CHAT),
-            features=_common_features(ready),
-            strict=False,
-            strict_refusal="strict output is not proven yet",
-            trtllm_version=None,
+            workloads=tuple(sorted(workloads(spec, capabilities))),
+            features=tuple(sorted(features(capabilities) or ())),
+            strict=refusal is None,
+            strict_refusal=None if refusal is None else str(refusal)[:STRICT_REFUSAL_MAX],
+            trtllm_version=next((c.trtllm_version for c in capabilities if c.trtllm_version), None),
         )
 
     def _view(self, spec: PoolSpec) -> PoolView:
@@ -200,12 +204,6 @@ class PoolRoutes:
                 operation=_CAPABILITIES,
             ),
         ]
-
-
-def _common_features(replicas: Sequence[ReplicaView]) -> tuple[Feature, ...]:
-    """What every one of them can do."""
-    told = [set(r.capabilities.features) for r in replicas if r.capabilities is not None]
-    return tuple(sorted(set.intersection(*told))) if told else ()
 
 
 _POOL_ID = Parameter("pool_id", "The pool.", {"type": "string", "pattern": NAME_PATTERN})

@@ -25,6 +25,7 @@ from orchestratord.errors import LogGone, ResumeInvalid
 from orchestratord.runtime.event_log import EventLog
 
 _EVENT_ID = re.compile(r"[0-9]{1,15}")
+PIECE_BYTES = 262_144
 _COMMENT = b": keep-alive\n\n"
 
 
@@ -76,7 +77,10 @@ class LogResponse(Response):
         async with aclosing(self._log.follow(self._after_id)) as log:
             async for frames in log:
                 self._quiet = False
-                await send({"type": "http.response.body", "body": frames, "more_body": True})
+                # A result may be a frame of megabytes; what lies unsent is bounded by pieces.
+                for begin in range(0, len(frames), PIECE_BYTES):
+                    piece = frames[begin : begin + PIECE_BYTES]
+                    await send({"type": "http.response.body", "body": piece, "more_body": True})
 
     async def _keep_alive(self, send: Send) -> None:
         """A comment after each interval in which nothing was said."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import sqlite3
 
 import msgspec
+from starlette.responses import Response
 
 from contracts.errors import RETRIABLE, ErrorCode
+from contracts.service.envelope import contract_response
 from contracts.tasks import (
     TERMINAL,
     Placement,
@@ -17,6 +19,8 @@ from contracts.tasks import (
     Usage,
     Workload,
 )
+from orchestratord.domain.abilities import GENERATED
+from orchestratord.runtime.results import with_result
 from orchestratord.runtime.task_history import RecordedTask
 
 
@@ -57,9 +61,10 @@ def task_view(task: RecordedTask) -> TaskView:
         placement=_placement(row),
         usage=_usage(row) if state in TERMINAL else None,
         finish_reason=row["finish_reason"],
-        text=row["text"],
+        text=row["text"] if Workload(request.workload) in GENERATED else None,
         error=_error(row),
         seed=row["seed"],
+        sampler_profile_version=row["sampler_profile_version"],
         correlation_id=row["correlation_id"],
         metadata=request.metadata,
         created_ms=row["created_ms"],
@@ -67,6 +72,14 @@ def task_view(task: RecordedTask) -> TaskView:
         finished_ms=row["finished_ms"],
         stream_url=stream_url(row["task_id"]),
     )
+
+
+def task_response(task: RecordedTask) -> Response:
+    """The answer to a GET; a result is JSON already, and no model is made of it."""
+    view, result = task_view(task), task.row["result"]
+    if result is None:
+        return contract_response(view)
+    return Response(with_result(view, result), media_type="application/json")
 
 
 def _placement(row: sqlite3.Row) -> Placement | None:

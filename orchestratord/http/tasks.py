@@ -16,7 +16,7 @@ from contracts.tasks import Admission, TaskPage, TaskRequest, TaskState, TaskVie
 from orchestratord.errors import LogGone, ShuttingDown
 from orchestratord.http.query import LIMIT, bad_query, page_limit, whole_number
 from orchestratord.http.sse import LogResponse, resume_point
-from orchestratord.http.task_view import stream_url, task_view
+from orchestratord.http.task_view import stream_url, task_response, task_view
 from orchestratord.runtime.admissions import Accepted, Admissions
 from orchestratord.runtime.dispatcher import Dispatcher
 from orchestratord.runtime.event_log import EventLog
@@ -68,7 +68,7 @@ class TaskRoutes:
     async def get(self, request: Request) -> Response:
         """One task as of now."""
         task = await self._history.get(_task_id(request))
-        return contract_response(task_view(task))
+        return task_response(task)
 
     async def page(self, request: Request) -> Response:
         """Tasks, newest first."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import anyio
 
 from contracts.events import EndEvent, ErrorEvent
-from orchestratord.domain.admission import PoolSpec
+from orchestratord.domain.pool_spec import PoolSpec
 from orchestratord.domain.scheduled_task import ScheduledTask
 from orchestratord.runtime.attempt import Attempt
 from orchestratord.runtime.ending import Canceled

@@ -20,16 +20,18 @@ from contracts.service.failpoints import Failpoints
 from contracts.sessions import Budgets
 from contracts.tasks import SEED_MAX, Priority, TaskRequest, TaskState
 from orchestratord.clock import Clock
+from orchestratord.domain.abilities import output_bound, refuse_senseless, refuse_unable, told
 from orchestratord.domain.admission import (
-    PoolSpec,
     admitting_pools,
     refuse_closed,
     refuse_too_long,
-    refuse_unserved,
+    refuse_unproven,
 )
 from orchestratord.domain.decisions import Admitted, Ask
 from orchestratord.domain.identity import body_digest
+from orchestratord.domain.pool_spec import PoolSpec
 from orchestratord.domain.prompt_size import PromptSize, estimate
+from orchestratord.domain.sampling import Profiles, Sampling, profile_of, sampling_of
 from orchestratord.domain.scheduled_task import ScheduledTask
 from orchestratord.domain.scheduler import Scheduler
 from orchestratord.errors import (
@@ -90,6 +92,7 @@ class Admissions:
         clock: Clock,
         failpoints: Failpoints,
         last_sequence: int,
+        profiles: Profiles,
     ) -> None:
         self._specs = specs
         self._scheduler = scheduler
@@ -102,6 +105,7 @@ class Admissions:
         self._clock = clock
         self._failpoints = failpoints
         self._sequence = last_sequence
+        self._profiles = profiles
 
     async def submit(
         self, request: TaskRequest, correlation_id: str, task_id: str | None = None
@@ -136,11 +140,12 @@ class Admissions:
 
     async def _admit(self, arrival: Arrival) -> Accepted:
         request = arrival.request
-        refuse_unserved(request)
-        spec, size = await self._place(arrival)
+        refuse_senseless(request)
+        sampling = sampling_of(request, self._profiles)
+        spec, size = await self._place(arrival, sampling)
         if self._dispatcher.draining:
             raise ShuttingDown
-        self._refuse_changed(spec)
+        self._refuse_changed(request, sampling, spec)
         now, unix_ms = self._clock.now(), self._clock.unix_ms()
         candidates = self._pools.replicas(spec.pool_id)
         try:
@@ -148,7 +153,7 @@ class Admissions:
         except QueueFull:
             self._metrics.backpressure(spec.engine, "reject")
             raise
-        new = self._new_task(arrival, spec, admitted, unix_ms)
+        new = self._new_task(arrival, spec, admitted, sampling, unix_ms)
         try:
             await self._store.insert(new, _session_hold(admitted, unix_ms))
         except BaseException:
@@ -165,19 +170,24 @@ class Admissions:
         self._failpoints.hit("task.accepted")
         return accepted
 
-    def _refuse_changed(self, spec: PoolSpec) -> None:
-        """While its prompt was counted the pool may have begun to drain, or gone."""
+    def _refuse_changed(self, request: TaskRequest, sampling: Sampling, spec: PoolSpec) -> None:
+        """While its prompt was counted the pool may have begun to drain, changed, or gone."""
         if all(known.pool_id != spec.pool_id for known in self._specs):
             raise PoolUnavailable(spec.pool_id, "it is no longer configured")
-        refuse_closed(spec, self._pools.pools.get(spec.pool_id))
+        view = self._pools.pools.get(spec.pool_id)
+        refuse_unable(request, sampling, spec, told(view))
+        refuse_closed(spec, view)
+        refuse_unproven(request, spec, view, self._pools.devices)
 
-    async def _place(self, arrival: Arrival) -> tuple[PoolSpec, PromptSize]:
+    async def _place(self, arrival: Arrival, sampling: Sampling) -> tuple[PoolSpec, PromptSize]:
         """The first pool that admits the task and whose context surely holds it.
 
         Raises:
             Refusal: that of the last pool tried.
         """
-        pools = admitting_pools(arrival.request, self._specs, self._pools.pools)
+        pools = admitting_pools(
+            arrival.request, sampling, self._specs, self._pools.pools, self._pools.devices
+        )
         for spec in pools[:-1]:
             try:
                 return spec, await self._size(arrival, spec)
@@ -196,12 +206,12 @@ class Admissions:
         """
         request = arrival.request
         size = estimate(request)
-        in_doubt = size.most + (request.max_tokens or 0) > spec.ctx
+        in_doubt = size.longest + output_bound(request) > spec.ctx
         if in_doubt or self._pays_per_token(request):
             counted = await self._counter.count(request, spec, arrival.correlation_id)
             if counted is not None:
                 size = counted
-                refuse_too_long(request, counted.tokens, spec)
+                refuse_too_long(request, counted.longest, spec)
         return size
 
     def _pays_per_token(self, request: TaskRequest) -> bool:
@@ -211,7 +221,12 @@ class Admissions:
         return ledger.limits.tokens is not None or ledger.limits.cost is not None
 
     def _new_task(
-        self, arrival: Arrival, spec: PoolSpec, admitted: Admitted, unix_ms: int
+        self,
+        arrival: Arrival,
+        spec: PoolSpec,
+        admitted: Admitted,
+        sampling: Sampling,
+        unix_ms: int,
     ) -> NewTask:
         self._sequence += 1
         seed = arrival.request.seed
@@ -227,6 +242,8 @@ class Admissions:
             prompt_tokens=admitted.ask.prompt_tokens,
             predicted_start_ms=milliseconds(admitted.forecast.start_ms),
             hold=admitted.hold,
+            sampling=sampling,
+            sampler_profile_version=profile_of(arrival.request),
         )
 
     def _told(
@@ -255,15 +272,15 @@ def milliseconds(value: float | None) -> int | None:
 
 def _ask(arrival: Arrival, spec: PoolSpec, size: PromptSize) -> Ask:
     request = arrival.request
-    assert request.max_tokens is not None
+    most_output = output_bound(request)
     return Ask(
         task_id=arrival.task_id,
         pool_id=spec.pool_id,
         priority=request.priority,
         prompt_tokens=size.tokens,
-        max_tokens=request.max_tokens,
+        max_tokens=most_output,
         expected_tokens=request.expected_tokens,
-        hold_tokens=size.most + request.max_tokens,
+        hold_tokens=size.most + most_output,
         deadline_ms=request.deadline_ms,
         session_id=request.session_id,
     )

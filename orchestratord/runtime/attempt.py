@@ -9,75 +9,42 @@ appends them is the thing that was canceled.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import aclosing
-from dataclasses import dataclass
 
 import anyio
 import anyio.lowlevel
 import structlog
 
-from contracts.config import Supervision, Timeouts
 from contracts.errors import ErrorCode
 from contracts.events import StartedEvent
 from contracts.pools import ReplicaView
-from contracts.service.failpoints import Failpoints
-from orchestratord.clients.pools import (
-    LEASE_TTL_MS,
-    LeaseRefused,
-    PoolManagerAway,
-    PoolsClient,
-)
-from orchestratord.clock import Clock
-from orchestratord.domain.admission import PoolSpec
+from orchestratord.clients.pools import LeaseRefused, PoolManagerAway
+from orchestratord.domain.abilities import GENERATED
+from orchestratord.domain.pool_spec import PoolSpec
 from orchestratord.domain.prediction import AttemptProgress
 from orchestratord.errors import StorageBusy, StorageFull
+from orchestratord.runtime.attempt_tools import AttemptTools
 from orchestratord.runtime.ending import Ending, Failed, Rerun, Succeeded
 from orchestratord.runtime.event_log import EventLog
-from orchestratord.runtime.generation import generation_request
+from orchestratord.runtime.generation import billable, generation_request
 from orchestratord.runtime.held_lease import HeldLease
-from orchestratord.runtime.pool_view import PoolsView
-from orchestratord.stores.tasks import NewTask, StartedAttempt, TaskStore
-from worker_adapters.base import Finished, Progress
+from orchestratord.runtime.results import ask
+from orchestratord.runtime.unserved import unserved
+from orchestratord.stores.tasks import NewTask, StartedAttempt
+from worker_adapters.base import EngineClient, Finished, Progress
 from worker_adapters.errors import EngineBusy, EngineError, EngineLost, EngineUnreachable
-from worker_adapters.registry import Engine
-from worker_adapters.transport import EngineTransport
 
 log = structlog.get_logger()
 
 YIELD_EVERY_TOKENS = 64
 """An engine that floods must not keep the loop to itself."""
-RENEWALS_PER_STALL = 3
-"""pool_managerd reads from renewals whether an engine moves: it must hear several in that time."""
-RENEW_EVERY_MS_MIN = 1_000
 EVENT_ID_SLACK = 1_024
 """Event ids beyond the tokens that an attempt may use, reserved for a restart."""
 
 
 def _nobody_cares(_: int) -> None:
     """What becomes of a slot nobody wants to know of."""
-
-
-@dataclass(frozen=True, slots=True)
-class AttemptTools:
-    """What an attempt works with; one set for the daemon."""
-
-    pools: PoolsClient
-    engines: Mapping[str, Engine]
-    transport: EngineTransport
-    store: TaskStore
-    clock: Clock
-    timeouts: Timeouts
-    failpoints: Failpoints
-    supervision: Supervision
-    view: PoolsView
-
-    @property
-    def renew_every_s(self) -> float:
-        """How often a lease is renewed: a third of its TTL, and often enough for a stall."""
-        stall_ms = self.supervision.stall_ms or self.timeouts.idle_token_ms
-        often = max(RENEW_EVERY_MS_MIN, stall_ms // RENEWALS_PER_STALL)
-        return min(LEASE_TTL_MS // 3, often) / 1000
 
 
 class Attempt:
@@ -124,6 +91,10 @@ class Attempt:
             task.correlation_id,
             tools.renew_every_s,
         )
+
+    @property
+    def _generates(self) -> bool:
+        return self._task.request.workload in GENERATED
 
     @property
     def text(self) -> str:
@@ -215,17 +186,21 @@ class Attempt:
         if progress.last_token_at is None:
             sign = progress.advanced_at or progress.started_at or progress.began_at
             if now - sign > timeouts.first_token_ms / 1000:
+                awaited = "first token" if self._generates else "answer"
                 return Failed(
                     ErrorCode.DECODE_TIMEOUT,
-                    f"no first token within {timeouts.first_token_ms} ms",
+                    f"no {awaited} within {timeouts.first_token_ms} ms",
                 )
         elif now - progress.last_token_at > timeouts.idle_token_ms / 1000:
             return Failed(ErrorCode.DECODE_TIMEOUT, f"no token for {timeouts.idle_token_ms} ms")
         return None
 
     async def _run(self) -> Ending:
-        tools, task, progress = self._tools, self._task, self.progress
+        tools = self._tools
         tools.failpoints.hit("task.start")
+        ending = self._unserved()
+        if ending is not None:
+            return ending
         lease = await self._lease.acquire(self._preferred_slot)
         self.slot = lease.slot
         self._took_slot(lease.slot)
@@ -235,9 +210,35 @@ class Attempt:
         client = tools.engines[self._spec.engine].client(
             tools.transport, lease.base_url, lease.api_key
         )
-        request = generation_request(
-            task.request, seed=task.seed, slot=lease.slot, correlation_id=task.correlation_id
-        )
+        ending = self._unserved()
+        if ending is not None:
+            return ending
+        if self._generates:
+            return await self._generate(client, lease.slot)
+        return await self._answer(client)
+
+    def _unserved(self) -> Ending | None:
+        """What the replica cannot do, or not as promised: it may have changed since admission."""
+        return unserved(self._task, self._spec, self._seen, self._tools.view)
+
+    @property
+    def _seen(self) -> ReplicaView:
+        """The replica as last seen; what it told may have come after it was chosen."""
+        return self._tools.view.replica(self.replica.replica_id) or self.replica
+
+    async def _answer(self, client: EngineClient) -> Ending:
+        """What comes all at once: nothing of it is readable before its end."""
+        result, tokens_in = await ask(client, self._task, self._log.max_bytes)
+        progress = self.progress
+        progress.answered_at = self._tools.clock.now()
+        self._take_prompt_tokens(tokens_in)
+        return Succeeded("stop", 0, result.decode())
+
+    async def _generate(self, client: EngineClient, slot: int) -> Ending:
+        task, progress = self._task, self.progress
+        capabilities = self._seen.capabilities
+        features = None if capabilities is None else frozenset(capabilities.features)
+        request = generation_request(task, slot=slot, features=features)
         async with aclosing(client.stream(request)) as events:
             async for event in events:
                 if isinstance(event, Finished):
@@ -308,13 +309,31 @@ class Attempt:
     def _succeeded(self, event: Finished, max_tokens: int) -> Succeeded:
         """The engine's figures, as far as they can be: it may not bill what nobody asked for."""
         progress = self.progress
-        progress.prompt_tokens = min(event.tokens_in, self._spec.ctx)
+        prompt_tokens = self._take_prompt_tokens(event.tokens_in)
         tokens_out = min(event.tokens_out, max_tokens)
-        if (progress.prompt_tokens, tokens_out) != (event.tokens_in, event.tokens_out):
+        if tokens_out != event.tokens_out:
             log.warning("engine_figures_cut", task_id=self._task.task_id)
         if event.cached_tokens is not None:
-            progress.cached_tokens = min(event.cached_tokens, progress.prompt_tokens)
+            progress.cached_tokens = min(event.cached_tokens, prompt_tokens)
+        if event.slot is not None and event.slot != self.slot:
+            self._correct_slot(event.slot)
         return Succeeded(event.finish_reason, tokens_out)
+
+    def _take_prompt_tokens(self, told: int) -> int:
+        tokens = billable(self._task, told, self._spec.ctx)
+        if tokens != told:
+            log.warning("engine_figures_cut", task_id=self._task.task_id)
+        self.progress.prompt_tokens = tokens
+        return tokens
+
+    def _correct_slot(self, slot: int) -> None:
+        """The engine served another slot than it was asked for: the cache is there."""
+        replica_id, odd = self.replica.replica_id, self._tools.odd_slots
+        if replica_id not in odd:
+            odd.add(replica_id)
+            log.warning("engine_chose_slot", replica_id=replica_id, leased=self.slot, served=slot)
+        self.slot = slot
+        self._took_slot(slot)
 
     def _append(self, text: str) -> None:
         self.progress.last_token_at = self._tools.clock.now()

@@ -20,20 +20,22 @@ from anyio.abc import TaskGroup
 
 from contracts.errors import ErrorCode
 from contracts.pools import PoolChange, ReplicaView, Snapshot
-from orchestratord.domain.admission import PoolSpec
 from orchestratord.domain.decisions import Admitted, Candidates, Drop, Expire, Start, Strand
+from orchestratord.domain.pool_spec import PoolSpec
 from orchestratord.domain.scheduled_task import ScheduledTask
 from orchestratord.domain.scheduler import EXPIRED_AT_ONCE, Scheduler
 from orchestratord.domain.sessions import CachePlace
 from orchestratord.errors import StorageBusy, StorageFull, TaskUnknown
 from orchestratord.runtime.active_task import NEVER, ActiveTask, Recorded
 from orchestratord.runtime.arrivals import Arrivals
-from orchestratord.runtime.attempt import Attempt, AttemptTools
+from orchestratord.runtime.attempt import Attempt
+from orchestratord.runtime.attempt_tools import AttemptTools
 from orchestratord.runtime.draining import cut_instead
 from orchestratord.runtime.ending import Canceled, Ending, Failed, Rerun
 from orchestratord.runtime.log_shelf import LogShelf
 from orchestratord.runtime.outcome import MOVES, Final, Moment, outcome_of, terminal_event
 from orchestratord.runtime.pool_view import PoolsView
+from orchestratord.runtime.results import with_result
 from orchestratord.runtime.settling import budgets_of, settlement_of
 from orchestratord.runtime.task_metrics import TaskMetrics
 from orchestratord.stores.tasks import NewTask
@@ -254,7 +256,8 @@ class Dispatcher:
         busy = {a.slot for _, a in self.attempts if a.replica.replica_id == start.replica_id}
         slot = self._scheduler.sessions.preferred_slot(
             start.replica_id,
-            task.scheduled.session,
+            # A strict task uses no cache, and leaves that of its session alone if it can.
+            None if task.new.request.determinism == "strict" else task.scheduled.session,
             replica.slots_total,
             {slot for slot in busy if slot is not None},
         )
@@ -275,7 +278,8 @@ class Dispatcher:
     def _took_slot(self, task: ActiveTask, replica: ReplicaView, slot: int) -> None:
         """The cache that another session had there is as good as gone."""
         place = CachePlace(replica.replica_id, slot, replica.pid)
-        displaced = self._scheduler.sessions.displace(place, task.scheduled.session)
+        keeper = task.scheduled.session if task.scheduled.generates else None
+        displaced = self._scheduler.sessions.displace(place, keeper)
         task.displaced = displaced or task.displaced
 
     async def _run(self, task: ActiveTask, attempt: Attempt) -> None:
@@ -375,7 +379,10 @@ class Dispatcher:
     def _announce(self, task: ActiveTask, recorded: Recorded) -> None:
         """Let readers see the end, and whoever waits for it go on."""
         outcome = recorded.outcome
-        task.log.append("error" if outcome.error_code else "end", recorded.event)
+        if outcome.result is not None:
+            task.log.append_encoded("end", with_result(recorded.event, outcome.result))
+        else:
+            task.log.append("error" if outcome.error_code else "end", recorded.event)
         del self._active[task.task_id]
         self._shelf.finished(task.task_id, self._tools.clock.now())
         self._metrics.finished(task, outcome, recorded.ending)

@@ -14,7 +14,7 @@ An attempt that has not told anybody that it started goes back in line in both c
 from __future__ import annotations
 
 from contracts.errors import ErrorCode
-from orchestratord.domain.admission import PoolSpec
+from orchestratord.domain.pool_spec import PoolSpec
 from orchestratord.runtime.attempt import Attempt
 from orchestratord.runtime.ending import Ending, Failed, Rerun
 from orchestratord.runtime.pool_view import PoolsView

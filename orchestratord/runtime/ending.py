@@ -14,6 +14,8 @@ class Succeeded:
 
     finish_reason: str
     tokens_out: int
+    result: str | None = None
+    """An answer that is no text, as JSON."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,7 +60,7 @@ class EventLog:
         self._frames: list[bytes] = []
         self._begin = first_id - 1
         self._first_id = first_id
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._dropped_through = 0
         self._waiting: set[asyncio.Future[None]] = set()
         self._farewell: bytes | None = None
@@ -87,11 +87,14 @@ class EventLog:
         Frames are dropped to stay within the bound; the text of the answer is
         kept whole beside them, so it has to end.
         """
-        return self._characters + len(text) > self._max_bytes
+        return self._characters + len(text) > self.max_bytes
 
     def append(self, name: EventName, event: Contract) -> int:
         """Add an event and wake the readers; returns its id.  Raises `LogSealed`."""
-        data = event.model_dump_json().encode()
+        return self.append_encoded(name, event.model_dump_json().encode())
+
+    def append_encoded(self, name: EventName, data: bytes) -> int:
+        """The same of an event that is JSON already."""
         event_id = self.last_id + 1
         self._push(encode_frame(name, data, event_id))
         if name in TERMINAL_EVENTS:
@@ -172,7 +175,7 @@ class EventLog:
             raise LogSealed
         self._frames.append(frame)
         self.bytes += len(frame)
-        while self.bytes > self._max_bytes:
+        while self.bytes > self.max_bytes:
             self._drop_oldest()
         self._notify()
 

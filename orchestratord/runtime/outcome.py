@@ -57,6 +57,7 @@ def outcome_of(
         tokens_in=evaluated.prompt_tokens if evaluated else None,
         cached_tokens=evaluated.cached_tokens if evaluated else None,
         finish_reason=succeeded.finish_reason if succeeded else None,
+        result=succeeded.result if succeeded else None,
         queue_ms=_elapsed_ms(accepted_at, at.now if started is None else started),
         first_token_ms=_elapsed_ms(started, first),
         decode_ms=_elapsed_ms(first, last),
@@ -67,7 +68,10 @@ def outcome_of(
 
 
 def terminal_event(outcome: Outcome, budgets: Budgets | None = None) -> EndEvent | ErrorEvent:
-    """The last event of the stream, saying what the row says; `budgets` of its session."""
+    """The last event of the stream, saying what the row says; `budgets` of its session.
+
+    A result is JSON already, and put into it when it is encoded.
+    """
     if outcome.error_code is not None:
         code = ErrorCode(outcome.error_code)
         return ErrorEvent(

@@ -10,10 +10,10 @@ import structlog
 from contracts.pools import Endpoint, ReplicaState
 from contracts.tasks import TaskRequest
 from orchestratord.clients.pools import LeaseRefused, PoolManagerAway, PoolsClient
-from orchestratord.domain.admission import PoolSpec
+from orchestratord.domain.pool_spec import PoolSpec
 from orchestratord.domain.prompt_size import PromptSize
-from orchestratord.runtime.generation import generation_request
 from orchestratord.runtime.pool_view import PoolsView
+from worker_adapters.base import GenerationRequest
 from worker_adapters.errors import EngineError
 from worker_adapters.registry import Engine
 from worker_adapters.transport import EngineTransport
@@ -43,7 +43,6 @@ class PromptCounter:
         self, request: TaskRequest, spec: PoolSpec, correlation_id: str
     ) -> PromptSize | None:
         """The exact size of a request's prompt; None where nobody could be asked in time."""
-        generation = generation_request(request, seed=0, slot=None, correlation_id=correlation_id)
         try:
             with anyio.fail_after(COUNT_DEADLINE_S):
                 endpoint = await self._endpoint(spec.pool_id)
@@ -52,7 +51,13 @@ class PromptCounter:
                 client = self._engines[spec.engine].client(
                     self._transport, endpoint.base_url, endpoint.api_key
                 )
-                return PromptSize.counted(await client.count_prompt(generation))
+                if request.inputs is None:
+                    return PromptSize.counted(
+                        await client.count_prompt(_to_count(request, correlation_id))
+                    )
+                texts = (_text(text, correlation_id) for text in request.inputs)
+                counts = [await client.count_prompt(text) for text in texts]
+                return PromptSize.counted_inputs(request.workload, counts)
         except (EngineError, LeaseRefused, PoolManagerAway, TimeoutError) as error:
             log.info("prompt_not_counted", pool_id=spec.pool_id, reason=str(error) or "timed out")
             return None
@@ -75,3 +80,18 @@ class PromptCounter:
         """Each reload brings a replica of another name."""
         there = {r: e for r, e in self._endpoints.items() if self._view.replica(r) is not None}
         self._endpoints = there
+
+
+def _to_count(request: TaskRequest, correlation_id: str) -> GenerationRequest:
+    """What counts of a generation: its prompt alone."""
+    return GenerationRequest(
+        prompt=request.prompt,
+        messages=request.messages,
+        max_tokens=1,
+        seed=0,
+        correlation_id=correlation_id,
+    )
+
+
+def _text(text: str, correlation_id: str) -> GenerationRequest:
+    return GenerationRequest(prompt=text, max_tokens=1, seed=0, correlation_id=correlation_id)

@@ -16,9 +16,9 @@ from pydantic import BaseModel
 
 from contracts.config import Config
 from contracts.service.settings import Settings
-from orchestratord.domain.admission import PoolSpec
 from orchestratord.domain.budgets import BILLION, Limits
 from orchestratord.domain.decisions import QueueRules
+from orchestratord.domain.pool_spec import PoolSpec
 from orchestratord.domain.scheduler import Scheduler
 from orchestratord.domain.sessions import SessionTerms
 from orchestratord.runtime.dispatcher import Dispatcher

@@ -17,8 +17,9 @@ import structlog
 from contracts.errors import ErrorCode
 from contracts.tasks import Priority, TaskRequest, TaskState
 from orchestratord.clock import Clock
-from orchestratord.domain.admission import PoolSpec
+from orchestratord.domain.abilities import output_bound
 from orchestratord.domain.budgets import Amounts
+from orchestratord.domain.pool_spec import PoolSpec
 from orchestratord.domain.prediction import Work
 from orchestratord.domain.scheduled_task import ScheduledTask
 from orchestratord.domain.scheduler import Scheduler
@@ -29,7 +30,7 @@ from orchestratord.runtime.log_shelf import LogShelf
 from orchestratord.runtime.outcome import Moment, outcome_of, terminal_event
 from orchestratord.runtime.settling import budgets_of, settlement_of
 from orchestratord.stores.sessions import SessionStore, session_of
-from orchestratord.stores.tasks import NewTask, TaskStore
+from orchestratord.stores.tasks import NewTask, TaskStore, sampling_of_row
 
 log = structlog.get_logger()
 
@@ -113,7 +114,7 @@ class Recovery:
 
     def _scheduled(self, row: sqlite3.Row, new: NewTask) -> ScheduledTask:
         accepted_at, request = self._accepted_at(row), new.request
-        max_tokens = request.max_tokens or 1
+        max_tokens = output_bound(request)
         deadline = request.deadline_ms
         return ScheduledTask(
             task_id=new.task_id,
@@ -157,4 +158,6 @@ def _new_task(row: sqlite3.Row) -> NewTask:
         prompt_tokens=row["prompt_tokens"],
         predicted_start_ms=row["predicted_start_ms"],
         hold=Amounts(row["held_tokens"], row["held_time_ms"], row["held_cost"]),
+        sampling=sampling_of_row(row),
+        sampler_profile_version=row["sampler_profile_version"],
     )

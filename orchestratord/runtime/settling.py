@@ -28,7 +28,8 @@ def settlement_of(
     session, sessions = task.session, scheduler.sessions
     if attempt is not None and attempt.slot is not None and attempt.started:
         place = CachePlace(attempt.replica.replica_id, attempt.slot, attempt.replica.pid)
-        displaced = sessions.used_slot(place, session, warmth(outcome)) or displaced
+        keeper = session if task.generates else None
+        displaced = sessions.used_slot(place, keeper, warmth(outcome)) or displaced
     if session is None:
         return Settlement(None, displaced=displaced)
     used = NOTHING if outcome.run_ms is None else _used(scheduler, outcome)

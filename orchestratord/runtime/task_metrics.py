@@ -8,7 +8,7 @@ from contracts.errors import ErrorCode
 from contracts.metrics import UNKNOWN
 from contracts.service.prometheus import MetricsRegistry
 from contracts.tasks import Priority
-from orchestratord.domain.admission import PoolSpec
+from orchestratord.domain.pool_spec import PoolSpec
 from orchestratord.domain.scheduler import Scheduler
 from orchestratord.runtime.active_task import ActiveTask
 from orchestratord.runtime.attempt import Attempt

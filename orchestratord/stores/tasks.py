@@ -6,18 +6,22 @@ race was lost, and the method says so instead of guessing.
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from contracts.tasks import Priority, TaskRequest, TaskState
 from orchestratord.domain.budgets import NOTHING, Amounts
+from orchestratord.domain.sampling import Sampling
 from orchestratord.errors import StorageBusy
 from orchestratord.stores import sessions
 from orchestratord.stores import task_statements as sql
 from orchestratord.stores.database import Database
 from orchestratord.stores.sessions import NO_SESSION, SessionHold, Settlement
 
+DEFAULTS = Sampling()
+"""Everything left to the engine."""
 _PAGE_MAX = 500
 _DELETE_GROUP = 500
 
@@ -39,6 +43,10 @@ class NewTask:
     predicted_start_ms: int | None = None
     hold: Amounts = NOTHING
     """Of the budgets of its session."""
+    sampling: Sampling = DEFAULTS
+    """As it was resolved at admission."""
+    sampler_profile_version: str | None = None
+    """Of the profile it was resolved by."""
 
     @property
     def deadline_ms(self) -> int | None:
@@ -80,6 +88,8 @@ class Outcome:
     """Start to end: what a time budget is charged; not written."""
     error_code: str | None = None
     error_message: str | None = None
+    result: str | None = None
+    """An answer that is no text, as JSON."""
 
 
 class LostRace(Exception):
@@ -114,6 +124,8 @@ class TaskStore:
             *task.hold,
             task.prompt_tokens,
             task.predicted_start_ms,
+            sampling_text(task.sampling),
+            task.sampler_profile_version,
         )
 
         def write(connection: sqlite3.Connection) -> None:
@@ -181,6 +193,7 @@ class TaskStore:
             outcome.decode_ms,
             outcome.error_code,
             outcome.error_message,
+            outcome.result,
             task_id,
         )
 
@@ -278,6 +291,17 @@ class TaskStore:
 def _guarded(connection: sqlite3.Connection, statement: str, values: tuple[object, ...]) -> None:
     if connection.execute(statement, values).rowcount != 1:
         raise LostRace
+
+
+def sampling_text(sampling: Sampling) -> str:
+    """As it is written down: what is left to the engine is left out."""
+    told = {name: value for name, value in asdict(sampling).items() if value is not None}
+    return json.dumps(told)
+
+
+def sampling_of_row(row: sqlite3.Row) -> Sampling:
+    """As it was written down."""
+    return Sampling(**json.loads(row["sampling"]))
 
 
 def priority_of(row: sqlite3.Row) -> Priority:

@@ -20,7 +20,7 @@ from contracts.pools import (
     Snapshot,
 )
 from contracts.tasks import TaskRequest
-from orchestratord.domain.admission import PoolSpec
+from orchestratord.domain.pool_spec import PoolSpec
 
 GIB = 2**30
 DIGEST = "sha256:" + "0" * 64

@@ -9,8 +9,18 @@ import anyio
 import pytest
 
 from contracts.tasks import Message
-from worker_adapters.base import Finished, GenerationRequest, Progress, StreamItem, Token
-from worker_adapters.errors import EngineError
+from worker_adapters.base import (
+    EmbeddingRequest,
+    Embeddings,
+    Finished,
+    GenerationRequest,
+    Progress,
+    Ranking,
+    RerankRequest,
+    StreamItem,
+    Token,
+)
+from worker_adapters.errors import EngineError, EngineProtocolError
 from worker_adapters.scripted import Fault, ScriptedClient, Step, fault_error
 
 pytestmark = pytest.mark.anyio
@@ -78,3 +88,39 @@ async def test_a_gate_holds_the_stream_until_it_is_set() -> None:
         assert not waiting.done()
         gate.set()
         assert await waiting == END
+
+
+EMBEDDING = EmbeddingRequest(inputs=("a", "b"), correlation_id="c")
+RERANK = RerankRequest(query="q", documents=("a",), correlation_id="c")
+VECTORS, SCORES = Embeddings(((1.0,), (2.0,)), 2), Ranking((0.5,), 2)
+
+
+async def test_an_embedding_and_a_rerank_are_answered_from_the_list() -> None:
+    """LO-WRK-016."""
+    client = ScriptedClient([Token("never"), VECTORS, SCORES, END])
+    assert await client.embed(EMBEDDING) is VECTORS
+    assert await client.rerank(RERANK) is SCORES
+    assert client.asked == [EMBEDDING, RERANK]
+    assert await played(client) == [Token("never"), END]
+
+
+@pytest.mark.parametrize("fault", [fault for fault in Fault if fault is not Fault.SILENT])
+async def test_a_fault_before_the_answer_raises_its_error(fault: Fault) -> None:
+    """LO-WRK-016."""
+    client = ScriptedClient([fault, SCORES])
+    with pytest.raises(type(fault_error(fault))):
+        await client.rerank(RERANK)
+    assert client.reached == {fault: 1}
+
+
+async def test_a_list_without_the_answer_is_an_unfinished_one() -> None:
+    with pytest.raises(EngineProtocolError):
+        await ScriptedClient([SCORES]).embed(EMBEDDING)
+
+
+async def test_a_question_that_is_given_up_is_counted() -> None:
+    client = ScriptedClient([Fault.SILENT])
+    with anyio.move_on_after(0.01) as scope:
+        await client.embed(EMBEDDING)
+    assert scope.cancelled_caught
+    assert client.abandoned == 1

@@ -10,22 +10,20 @@ from contracts.errors import ErrorCode, Refusal
 from contracts.pools import PoolView, ReplicaState
 from contracts.tasks import TaskRequest
 from orchestratord.domain.admission import (
-    PoolSpec,
     admitting_pools,
     refuse_too_long,
-    refuse_unserved,
 )
+from orchestratord.domain.pool_spec import PoolSpec
+from orchestratord.domain.sampling import sampling_of
 from orchestratord.errors import (
     ContextExceeded,
     ModelUnknown,
-    NotServed,
     PoolDraining,
     PoolUnavailable,
     PoolUnready,
 )
 from orchestratord.tests.builders import (
     CHAT,
-    TASK_ID,
     configured,
     last_error,
     pool_view,
@@ -40,7 +38,9 @@ SPARE = PoolSpec("spare", "llamacpp", "tiny", "file:/models/tiny", 2048)
 def admitting(
     request: TaskRequest, *specs: PoolSpec, views: dict[str, PoolView] | None = None
 ) -> list[PoolSpec]:
-    return admitting_pools(request, specs or (CHAT,), UP if views is None else views)
+    return admitting_pools(
+        request, sampling_of(request, {}), specs or (CHAT,), UP if views is None else views
+    )
 
 
 def state_of(*states: ReplicaState, **fields: Any) -> dict[str, PoolView]:
@@ -49,38 +49,6 @@ def state_of(*states: ReplicaState, **fields: Any) -> dict[str, PoolView]:
 
 def test_a_spec_says_what_the_configuration_says() -> None:
     assert PoolSpec.of(configured()) == CHAT
-
-
-@pytest.mark.parametrize(
-    ("fields", "named"),
-    [
-        ({"workload": "embedding", "inputs": ["a"], "prompt": None}, "workload"),
-        ({"workload": "rerank", "inputs": ["a"], "prompt": None}, "workload"),
-        ({"determinism": "strict"}, "determinism"),
-        ({"sampler_profile_version": "v1"}, "sampler_profile_version"),
-    ],
-)
-def test_a_field_nothing_obeys_is_refused_by_name(fields: dict[str, Any], named: str) -> None:
-    """LO-ORC-012."""
-    with pytest.raises(NotServed) as refused:
-        refuse_unserved(task_request(**fields))
-    assert refused.value.code is ErrorCode.INVALID_PARAMS
-    assert refused.value.details is not None
-    assert refused.value.details["field"] == named
-    assert named in refused.value.message
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {},
-        {"determinism": "best_effort"},
-        {"session_id": TASK_ID},
-        {"workload": "chat", "messages": [{"role": "user", "content": "hi"}], "prompt": None},
-    ],
-)
-def test_what_is_served_passes(fields: dict[str, Any]) -> None:
-    refuse_unserved(task_request(**fields))
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contracts.tasks import TaskRequest
+from contracts.tasks import TaskRequest, Workload
 from orchestratord.domain.prompt_size import (
     BEGIN_TOKENS,
+    INPUT_TOKENS,
     MESSAGE_TOKENS,
+    PAIR_TOKENS,
     PromptSize,
     estimate,
 )
@@ -46,4 +48,26 @@ def test_a_guess_is_at_least_one_token_and_never_passes_the_bound(contents: list
 
 
 def test_a_counted_prompt_leaves_no_doubt() -> None:
-    assert PromptSize.counted(7) == PromptSize(7, 7)
+    assert PromptSize.counted(7) == PromptSize(7, 7, 7)
+
+
+def inputs(workload: Workload, *texts: str) -> TaskRequest:
+    return task_request(workload=workload, prompt=None, max_tokens=None, inputs=list(texts))
+
+
+def test_each_input_of_an_embedding_stands_for_itself_and_all_of_them_are_the_work() -> None:
+    """LO-ORC-164."""
+    size = estimate(inputs(Workload.EMBEDDING, "a" * 40, "b" * 4))
+    assert size == PromptSize(11 + 2, 44 + 2 * INPUT_TOKENS, 40 + INPUT_TOKENS)
+    assert PromptSize.counted_inputs(Workload.EMBEDDING, (9, 3)) == PromptSize(
+        12, 12 + 2 * INPUT_TOKENS, 9
+    )
+
+
+def test_a_query_is_read_with_each_of_its_documents() -> None:
+    """LO-ORC-164."""
+    size = estimate(inputs(Workload.RERANK, "q" * 8, "a" * 40, "b" * 4))
+    assert size == PromptSize(13 + 4, 60 + 2 * PAIR_TOKENS, 48 + PAIR_TOKENS)
+    assert PromptSize.counted_inputs(Workload.RERANK, (5, 9, 3)) == PromptSize(
+        22, 22 + 2 * PAIR_TOKENS, 14
+    )

@@ -15,11 +15,12 @@ import pytest
 from contracts.config import Config
 from contracts.service.app import build_app
 from contracts.service.drain import Drain
+from contracts.service.sampler_profiles import load_sampler_profiles
 from contracts.service.serve import listen, serve
 from contracts.service.settings import Secret, Settings
 from contracts.tests.conftest import TOKEN, Answer, Served
 from orchestratord.app import RouteGroups
-from orchestratord.domain.admission import PoolSpec
+from orchestratord.domain.pool_spec import PoolSpec
 from orchestratord.http.observability import ObservabilityRoutes
 from orchestratord.http.pools import PoolRoutes
 from orchestratord.http.sessions import SessionRoutes
@@ -80,6 +81,7 @@ def site(tmp_path: Path) -> Opening:
                     world.scheduler,
                     PoolChanges(world.leases, world.pools, world.dispatcher),
                     config.limits,
+                    load_sampler_profiles(tmp_path),
                 ),
                 observability=ObservabilityRoutes(world.registry, drain),
             ).routes()

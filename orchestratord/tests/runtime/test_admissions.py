@@ -12,9 +12,9 @@ import pytest
 from contracts.errors import ErrorCode, Refusal
 from contracts.ids import new_uuid
 from contracts.tasks import TaskState
-from orchestratord.domain.admission import PoolSpec
 from orchestratord.domain.budgets import Limits
 from orchestratord.domain.decisions import QueueRules
+from orchestratord.domain.pool_spec import PoolSpec
 from orchestratord.domain.sessions import SessionTerms
 from orchestratord.errors import StorageBusy
 from orchestratord.tests.builders import TASK_ID, replica

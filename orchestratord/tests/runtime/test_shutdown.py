@@ -12,7 +12,7 @@ import anyio
 import pytest
 
 from contracts.errors import ErrorCode
-from orchestratord.domain.admission import PoolSpec
+from orchestratord.domain.pool_spec import PoolSpec
 from orchestratord.errors import ShuttingDown
 from orchestratord.tests.builders import TASK_ID, replica
 from orchestratord.tests.runtime.frames import Frame, text_of

@@ -21,15 +21,17 @@ from contracts.model import Contract
 from contracts.pools import DeviceView, Endpoint, Lease, PoolChange, PoolView, ReplicaView
 from contracts.service.failpoints import Failpoints
 from contracts.service.prometheus import MetricsRegistry
+from contracts.service.sampler_profiles import load_sampler_profiles
 from orchestratord.clients.pools import LeaseRefused, PoolManagerAway, PoolsClient
-from orchestratord.domain.admission import PoolSpec
 from orchestratord.domain.budgets import Limits, Price
 from orchestratord.domain.decisions import QueueRules
+from orchestratord.domain.pool_spec import PoolSpec
 from orchestratord.domain.scheduler import Scheduler
 from orchestratord.domain.sessions import SessionTable, SessionTerms
 from orchestratord.runtime.admissions import Accepted, Admissions
 from orchestratord.runtime.arrivals import Arrivals
-from orchestratord.runtime.attempt import Attempt, AttemptTools
+from orchestratord.runtime.attempt import Attempt
+from orchestratord.runtime.attempt_tools import AttemptTools
 from orchestratord.runtime.dispatcher import Dispatcher
 from orchestratord.runtime.event_log import EventLog
 from orchestratord.runtime.housekeeping import Housekeeping
@@ -347,6 +349,7 @@ async def world_at(
             clock,
             failpoints,
             await store.last_sequence(),
+            load_sampler_profiles(path.parent),
         )
         recovery = Recovery(store, session_store, shelf, clock, scheduler, dispatcher)
         housekeeping = Housekeeping(
