@@ -78,11 +78,12 @@ class ProofReader:
 
     def _check_seal(self) -> None:
         sealed, lines = f"sha256:{self._digest.hexdigest()}", self._lines
-        seal = self._record(self._line())
+        line = self._line()
+        seal = self._record(line)
         if not isinstance(seal, Seal):
             raise BadProof(f"line {self._lines} is a {seal.kind}, where the seal belongs")
-        if self._file.read(1):
-            raise BadProof("something stands behind the seal")
+        if line != _line_of(seal) or self._file.read(1):
+            raise BadProof("something stands beside the seal, or behind it")
         if (seal.lines, seal.sha256) != (lines, sealed):
             raise BadProof(
                 f"it is not as it was sealed: {lines} lines of {sealed}, sealed as {seal.lines}"
@@ -118,11 +119,10 @@ class ProofReader:
 def open_regular(path: Path) -> BinaryIO:
     """`path` for reading, never waiting; OSError, and BadProof where it is no regular file."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    file = os.fdopen(descriptor, "rb")
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
         raise BadProof("it is not a regular file")
-    return file
+    return os.fdopen(descriptor, "rb")
 
 
 def write_proof(path: Path, header: Header, evidence: Iterable[Evidence], verdict: Verdict) -> str:
@@ -137,12 +137,12 @@ def write_proof(path: Path, header: Header, evidence: Iterable[Evidence], verdic
     ) as file:
         try:
             for record in (header, *evidence, verdict):
-                line = record.model_dump_json().encode() + b"\n"
+                line = _line_of(record)
                 digest.update(line)
                 file.write(line)
                 lines += 1
             seal = Seal(lines=lines, sha256=f"sha256:{digest.hexdigest()}")
-            line = seal.model_dump_json().encode() + b"\n"
+            line = _line_of(seal)
             digest.update(line)
             file.write(line)
             file.flush()
@@ -152,3 +152,7 @@ def write_proof(path: Path, header: Header, evidence: Iterable[Evidence], verdic
             Path(file.name).unlink(missing_ok=True)
             raise
     return f"sha256:{digest.hexdigest()}"
+
+
+def _line_of(record: Record) -> bytes:
+    return record.model_dump_json().encode() + b"\n"
