@@ -130,10 +130,9 @@ class Run(Contract):
 
 
 class Control(Contract):
-    """The same request and seed where something else differs: its output must differ too."""
+    """The same request and seed put to another model: its output must differ."""
 
     kind: Literal["control"] = Field(default="control", description="A negative control.")
-    differs_by: Literal["model", "engine_version"] = Field(description="What is not as proven.")
     seed: Seed = Field(description="One of the proven seeds.")
     replica_id: ReplicaId = Field(description="The replica that ran it, of another pool.")
     task_id: Uuid = Field(description="The task.")

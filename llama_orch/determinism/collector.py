@@ -121,7 +121,6 @@ async def controls(
         done = await _patiently(api, request, seed)
         found.append(
             Control(
-                differs_by="model",
                 seed=seed,
                 task_id=done.task_id,
                 output=done.output,

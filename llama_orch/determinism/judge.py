@@ -32,10 +32,6 @@ BAR_REASONS = {
     "model": FailureReason.DIGEST_MISMATCH,
     "engine_version": FailureReason.VERSION_MISMATCH,
 }
-CONTROLS = {
-    "model": "another model gives another output",
-    "engine_version": "another engine version gives another output",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +131,7 @@ class Judge:
         self._tasks: set[str] = set()
         self._difference: Difference | None = None
         self._runs = self._bars = 0
+        self._barred: set[str] = set()
         self._controls: list[Control] = []
         self._faults: dict[str, _Faults] = {
             name: _Faults() for name in ("digests", "identity", "equal", "controls", "bars")
@@ -227,19 +224,16 @@ class Judge:
         fault = self._faults["controls"].add
         where = f"seed {control.seed} on {control.replica_id}"
         pool, first = self._header.pool, self._first.get(control.seed)
-        if control.differs_by == "model" and control.model_digest == pool.model_digest:
+        if control.model_digest == pool.model_digest:
             fault(f"{where}: it ran the proven model, and is no control")
-        elif (
-            control.differs_by == "engine_version" and control.engine_version == pool.engine_version
-        ):
-            fault(f"{where}: it ran the proven engine version, and is no control")
         elif first is None:
             fault(f"{where}: there is no run of its seed to hold it against")
         elif first.digest == control.output.sha256:
-            fault(f"{where}: another {control.differs_by} gave the same output")
+            fault(f"{where}: another model gave the same output")
 
     def _bar(self, bar: Bar) -> None:
         self._bars += 1
+        self._barred.add(bar.differs_by)
         fault = self._faults["bars"].add
         if bar.state in SERVING:
             fault(f"{bar.replica_id} differs by its {bar.differs_by}, and is {bar.state.value}")
@@ -302,15 +296,17 @@ class Judge:
         return temperature == 0
 
     def _not_held(self) -> tuple[str, ...]:
-        controls = {control.differs_by for control in self._controls}
-        missing = [words for name, words in CONTROLS.items() if name not in controls]
+        missing = [] if self._controls else ["another model gives another output"]
         rounds = [round_.value for round_ in Round if round_ not in self._header.rounds]
         if len(self._replicas) == 1:
             missing.append("equal outputs on two replicas")
         if self._is_greedy():
             missing.append("another seed gives another output")
-        if not self._bars:
-            missing.append("a replica of another model or engine version is kept from serving")
+        missing += [
+            f"a replica of another {name.replace('_', ' ')} is kept from serving"
+            for name in BAR_REASONS
+            if name not in self._barred
+        ]
         return (*missing, *(f"round {name}" for name in rounds))
 
 

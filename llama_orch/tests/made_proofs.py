@@ -90,7 +90,6 @@ def run(seed: int, replica: str = "chat/0", name: Round = Round.QUIET, **changes
 
 def control(seed: int = 0, **changes: Any) -> Control:
     made = Control(
-        differs_by="model",
         seed=seed,
         replica_id="other/0",
         task_id=new_uuid(),
