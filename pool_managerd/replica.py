@@ -11,6 +11,7 @@ import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from contracts.config import Pool
+from contracts.engines import ReplicaCapabilities
 from contracts.pools import FailureReason, LastError, Preparation, ReplicaState, ReplicaView
 from pool_managerd.clock import Clock
 from pool_managerd.domain.replica_state import Move, after
@@ -18,7 +19,9 @@ from pool_managerd.failure import Failure
 from pool_managerd.replica_log import ReplicaLog
 from worker_adapters.base import Observation
 
-LAUNCH_FIELDS = {"id", "engine", "model", "ctx", "slots", "engine_args", "provisioning"}
+LAUNCH_FIELDS = {
+    *("id", "engine", "model", "ctx", "slots", "workload", "engine_args", "provisioning"),
+}
 """What of a pool makes a launch what it is; a change of the rest restarts nothing."""
 
 
@@ -34,6 +37,8 @@ class ReplicaEntry:
     pool_index: int
     index: int
     number: int | None = None
+    generation: int = 0
+    """Rises with each change that exchanges the whole pool; within one all are alike."""
 
     @property
     def replica_id(self) -> str:
@@ -73,6 +78,7 @@ class Replica:
         self.endpoint: Endpoint | None = None
         self.pid: int | None = None
         self.observation: Observation | None = None
+        self.capabilities: ReplicaCapabilities | None = None
         self.model_digest: str | None = None
         self.last_error: LastError | None = None
         self.restarts: dict[FailureReason, int] = {}
@@ -163,6 +169,11 @@ class Replica:
             self.observation = observation
             self._changed(self)
 
+    def introduced(self, capabilities: ReplicaCapabilities) -> None:
+        """The engine of this life can be asked for this."""
+        self.capabilities = capabilities
+        self._changed(self)
+
     def suspect(self, why: str) -> None:
         """It gets no new work from now on; its watch is woken to ask it for a token."""
         if self.endpoint is not None and self.suspicion is None:
@@ -210,8 +221,8 @@ class Replica:
 
     def lost(self) -> None:
         """Nothing serves at its address any more; its leases are void."""
-        self.endpoint = self.pid = self.observation = None
-        self.degraded = self.preparation = self.suspicion = None
+        self.endpoint = self.pid = self.observation = self.capabilities = None
+        self.degraded = self.preparation = self.suspicion = self.model_digest = None
         self._changed(self)
 
     def restarted(self, reason: FailureReason) -> None:
@@ -235,6 +246,10 @@ class Replica:
             restarts=sum(self.restarts.values()),
             last_error=self.last_error,
             kv_cache_usage=None if seen is None else seen.kv_cache_usage,
+            kv_evictions=None if seen is None else seen.cache_evictions,
+            requests_running=None if seen is None else seen.slots_busy,
+            requests_waiting=None if seen is None else seen.requests_waiting,
+            capabilities=self.capabilities,
             model_ref=self.entry.pool.model.ref,
             degraded=self.degraded,
             preparation=self.preparation,
