@@ -1,6 +1,7 @@
 """llama.cpp in a process of its own, from the xllamacpp wheel, on the CPU.
 
     python -m worker_adapters.embedded --model F --host H --port P --ctx N --slots N --alias A
+        [--workload generation|embedding|rerank]
 
 The API key comes from the environment (`LLAMA_API_KEY`), where other users of
 the machine cannot read it.  The process never dies with its parent, so that a
@@ -19,8 +20,9 @@ import sys
 from collections.abc import Callable
 from enum import IntEnum
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, get_args
 
+from contracts.pools import PoolWorkload
 from contracts.service.settings import engine_api_key
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -66,6 +68,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--ctx", type=int, required=True, help="tokens of context per slot")
     parser.add_argument("--slots", type=int, required=True, help="requests decoded at once")
     parser.add_argument("--alias", required=True, help="the model's name")
+    parser.add_argument(
+        "--workload", choices=get_args(PoolWorkload), default="generation", help="what it serves"
+    )
     parser.add_argument("--slot-dir", type=Path, help="where slots may be saved")
     return parser
 
@@ -87,6 +92,12 @@ def _serve(arguments: argparse.Namespace) -> object:
     params.n_parallel = arguments.slots
     params.n_ctx = arguments.ctx * arguments.slots
     params.n_batch = BATCH_TOKENS
+    if arguments.workload != "generation":
+        params.embedding = True
+        # A text is embedded in one piece: a smaller batch would refuse it.
+        params.n_batch = params.n_ubatch = arguments.ctx
+    if arguments.workload == "rerank":
+        params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_RANK
     params.n_gpu_layers = 0
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = _threads()
     params.endpoint_metrics = params.endpoint_slots = True

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from contracts.pools import PoolWorkload
 from contracts.service.settings import child_environment
 from worker_adapters.base import LaunchSpec
 from worker_adapters.llamacpp_launch import EmbeddedLauncher
@@ -59,6 +60,28 @@ def endless_engine(
         yield served
 
 
+@pytest.fixture(scope="session")
+def embedding_engine(
+    models: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningEngine]:
+    """A model that embeds, with two slots of 512 tokens."""
+    write_model(models / "embedding.gguf", "embedding")
+    log = tmp_path_factory.mktemp("embedding") / "log"
+    with running(models / "embedding.gguf", log, workload="embedding") as served:
+        yield served
+
+
+@pytest.fixture(scope="session")
+def rerank_engine(
+    models: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningEngine]:
+    """A model that ranks, with two slots of 512 tokens."""
+    write_model(models / "rerank.gguf", "rerank")
+    log = tmp_path_factory.mktemp("rerank") / "log"
+    with running(models / "rerank.gguf", log, workload="rerank") as served:
+        yield served
+
+
 @pytest.fixture
 async def transport(anyio_backend: str) -> AsyncIterator[EngineTransport]:
     """A client session for one test."""
@@ -67,10 +90,12 @@ async def transport(anyio_backend: str) -> AsyncIterator[EngineTransport]:
 
 
 @contextmanager
-def running(model: Path, log: Path, slots: int = 2) -> Iterator[RunningEngine]:
+def running(
+    model: Path, log: Path, slots: int = 2, workload: PoolWorkload = "generation"
+) -> Iterator[RunningEngine]:
     """An embedded engine, ready to serve; ended by SIGTERM."""
     port = free_port()
-    plan = EmbeddedLauncher().plan(spec_of(model, port, slots))
+    plan = EmbeddedLauncher().plan(spec_of(model, port, slots, workload))
     with log.open("wb") as output:
         process = subprocess.Popen(
             plan.argv, env=child_environment(plan.env), stdout=output, stderr=output
@@ -84,7 +109,9 @@ def running(model: Path, log: Path, slots: int = 2) -> Iterator[RunningEngine]:
         assert process.wait(5) == 0
 
 
-def spec_of(model: Path, port: int, slots: int = 2) -> LaunchSpec:
+def spec_of(
+    model: Path, port: int, slots: int = 2, workload: PoolWorkload = "generation"
+) -> LaunchSpec:
     """A launch on loopback."""
     return LaunchSpec(
         model_path=model,
@@ -96,6 +123,7 @@ def spec_of(model: Path, port: int, slots: int = 2) -> LaunchSpec:
         device_uuids=(),
         engine_args=(),
         api_key=KEY,
+        workload=workload,
     )
 
 
