@@ -87,6 +87,7 @@ class SessionTable:
         self.defaults = defaults
         self._sessions: dict[str, Session] = {}
         self._warm: dict[tuple[str, int], str] = {}
+        self._evictions: dict[str, int] = {}
 
     def find(self, session_id: str, now: float) -> Session | None:
         """A session a client may see; None when unknown, ended or deleted."""
@@ -192,6 +193,22 @@ class SessionTable:
                 del self._warm[key]
                 if session is not None and session.is_at(key):
                     session.cool()
+
+    def notice_evictions(self, counts: Mapping[str, int | None]) -> None:
+        """An engine took caches from what ran: whose they were it does not tell.
+
+        So no session there is called warm until its next turn.  `counts` are those of
+        the replicas there are now, each since its launch; None where it does not tell.
+        """
+        told = {replica_id: n for replica_id, n in counts.items() if n is not None}
+        for key, session_id in tuple(self._warm.items()):
+            replica_id = key[0]
+            if told.get(replica_id, 0) > self._evictions.get(replica_id, 0):
+                del self._warm[key]
+                session = self._sessions.get(session_id)
+                if session is not None and session.is_at(key):
+                    session.cool()
+        self._evictions = told
 
     def used_slot(self, place: CachePlace, session: Session | None, warmth: float) -> str | None:
         """A task has run in a slot: whoever's cache was there has lost it.

@@ -45,8 +45,8 @@ class ActiveTask:
     """When its readers are due figures, monotonic seconds; NEVER while its end is written."""
     settlement: Settlement | None = None
     """What its session was charged, once it was; a second ending charges nothing."""
-    displaced: str | None = None
-    """The session whose cache was in the slot that its newest attempt was given."""
+    displaced: set[str] = field(default_factory=set)
+    """Sessions whose cache was in a slot that an attempt of it was given."""
     recorded: Recorded | None = None
     """How it ended, once that is on disk; nothing can end it otherwise any more."""
     ended: anyio.Event = field(default_factory=anyio.Event)

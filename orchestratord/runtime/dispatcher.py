@@ -103,6 +103,9 @@ class Dispatcher:
         if snapshot is not None:
             replicas = [replica for pool in snapshot.pools for replica in pool.replicas]
             self._scheduler.sessions.notice_launches({r.replica_id: r.pid for r in replicas})
+            self._scheduler.sessions.notice_evictions(
+                {r.replica_id: r.kv_evictions for r in replicas}
+            )
             if before not in (None, snapshot.instance_id):
                 self._doubt_leases()
         self.pump()
@@ -280,7 +283,8 @@ class Dispatcher:
         place = CachePlace(replica.replica_id, slot, replica.pid)
         keeper = task.scheduled.session if task.scheduled.generates else None
         displaced = self._scheduler.sessions.displace(place, keeper)
-        task.displaced = displaced or task.displaced
+        if displaced is not None:
+            task.displaced.add(displaced)
 
     async def _run(self, task: ActiveTask, attempt: Attempt) -> None:
         """One attempt, to its ending; a bug in it fails this task and no other.

@@ -106,7 +106,7 @@ class Recovery:
         task_id, event_id = row["task_id"], row["last_event_id"] + 1
         at = Moment(self._clock.now(), self._clock.unix_ms())
         outcome = outcome_of(ending, None, scheduled.accepted_at, event_id, at)
-        settlement = settlement_of(self._scheduler, scheduled, None, None, outcome, at)
+        settlement = settlement_of(self._scheduler, scheduled, None, frozenset(), outcome, at)
         await self._store.finish(task_id, outcome, settlement)
         event = terminal_event(outcome, budgets_of(scheduled.session))
         self._shelf.open(task_id, event_id).append("error", event)

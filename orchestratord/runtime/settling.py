@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
+
 from contracts.sessions import AmountBudget, Budgets, CostBudget
 from orchestratord.domain.budgets import BILLION, NOTHING, Amounts, BudgetName, Ledger
 from orchestratord.domain.scheduled_task import ScheduledTask
@@ -17,21 +19,22 @@ def settlement_of(
     scheduler: Scheduler,
     task: ScheduledTask,
     attempt: Attempt | None,
-    displaced: str | None,
+    displaced: Set[str],
     outcome: Outcome,
     at: Moment,
 ) -> Settlement:
     """Settle a task in memory; returns what is to be written beside its end.
 
-    `displaced` is the session that lost its cache when the task took its slot.
+    `displaced` are the sessions that lost their cache when the task took its slot.
     """
     session, sessions = task.session, scheduler.sessions
     if attempt is not None and attempt.slot is not None and attempt.started:
         place = CachePlace(attempt.replica.replica_id, attempt.slot, attempt.replica.pid)
         keeper = session if task.generates else None
-        displaced = sessions.used_slot(place, keeper, warmth(outcome)) or displaced
+        before = sessions.used_slot(place, keeper, warmth(outcome))
+        displaced = displaced if before is None else displaced | {before}
     if session is None:
-        return Settlement(None, displaced=displaced)
+        return Settlement(None, displaced=tuple(displaced))
     used = NOTHING if outcome.run_ms is None else _used(scheduler, outcome)
     charge = sessions.settle(session, task.task_id, task.hold, used, at.now)
     return Settlement(
@@ -40,7 +43,7 @@ def settlement_of(
         charge,
         session.place,
         session.kv_warmth,
-        displaced,
+        tuple(displaced),
     )
 
 

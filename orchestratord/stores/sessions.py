@@ -38,8 +38,8 @@ class Settlement:
     charge: Amounts = NOTHING
     place: CachePlace | None = None
     kv_warmth: float = 0.0
-    displaced: str | None = None
-    """The session whose cache was in the slot before."""
+    displaced: tuple[str, ...] = ()
+    """Sessions whose cache was in the slot before."""
 
 
 NO_SESSION = Settlement(None)
@@ -111,8 +111,8 @@ def extend_time(connection: sqlite3.Connection, session_id: str, task_id: str, m
 
 def settle(connection: sqlite3.Connection, task_id: str, settlement: Settlement) -> None:
     """Give back what the task held and charge what it used, inside its last transaction."""
-    if settlement.displaced is not None:
-        connection.execute(_COOL, (settlement.displaced,))
+    for session_id in settlement.displaced:
+        connection.execute(_COOL, (session_id,))
     if settlement.session_id is None:
         return
     place = settlement.place

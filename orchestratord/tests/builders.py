@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 from contracts.config import Pool
+from contracts.engines import Feature, ReplicaCapabilities
 from contracts.pools import (
     DeviceView,
     FailureReason,
@@ -19,7 +20,7 @@ from contracts.pools import (
     ReplicaView,
     Snapshot,
 )
-from contracts.tasks import TaskRequest
+from contracts.tasks import TaskRequest, Workload
 from orchestratord.domain.pool_spec import PoolSpec
 
 GIB = 2**30
@@ -59,6 +60,7 @@ def replica(
     devices: tuple[str, ...] = (),
     pid: int | None = None,
     cut_at_ms: int | None = None,
+    capabilities: ReplicaCapabilities | None = None,
 ) -> ReplicaView:
     return ReplicaView(
         replica_id=f"{pool_id}/{number}",
@@ -75,6 +77,23 @@ def replica(
         kv_cache_usage=None,
         pid=pid,
         cut_at_ms=cut_at_ms,
+        capabilities=capabilities,
+    )
+
+
+def abilities(
+    *workloads: Workload,
+    without: Iterable[Feature] = (),
+    strict_refusal: str | None = None,
+    trtllm_version: str | None = None,
+) -> ReplicaCapabilities:
+    """Of an engine that can do everything but what is named; completion and chat by default."""
+    left_out = set(without)
+    return ReplicaCapabilities(
+        workloads=workloads or (Workload.COMPLETION, Workload.CHAT),
+        features=tuple(feature for feature in Feature if feature not in left_out),
+        strict_refusal=strict_refusal,
+        trtllm_version=trtllm_version,
     )
 
 

@@ -97,7 +97,7 @@ async def test_a_displaced_session_loses_its_place(database: Database, store: Ta
         id_of(1), outcome(), Settlement(SESSION, 9_000, HOLD, CachePlace("chat/0", 0, 1), 1.0)
     )
     await store.insert(new_task(2))
-    await store.finish(id_of(2), outcome(), Settlement(None, displaced=SESSION))
+    await store.finish(id_of(2), outcome(), Settlement(None, displaced=(SESSION,)))
     row = await row_of(database)
     assert (row["replica_id"], row["slot"], row["kv_warmth"]) == (None, None, 0)
 
