@@ -542,7 +542,7 @@ NOT_SERVED = (
     "policy.http",
     "observability.otlp_endpoint",
 )
-SERVED_ENGINES = frozenset({"llamacpp"})
+SERVED_ENGINES = frozenset({"llamacpp", "vllm", "openai"})
 
 
 def unserved(config: Config) -> str | None:

@@ -16,6 +16,7 @@ from pool_managerd.failure import Failure, LaunchRefused
 from pool_managerd.launch_tools import LaunchTools
 from pool_managerd.life import Served, engine_failure
 from pool_managerd.membership import Membership
+from pool_managerd.observed import within_bounds
 from pool_managerd.provisioning import external
 from pool_managerd.provisioning.launchers import shown
 from pool_managerd.readiness import Unfit, serving
@@ -64,9 +65,10 @@ class ExternalLife:
         try:
             with anyio.fail_after(FIRST_ANSWER_S):
                 introduction = await serving(client, pool.workload)
-                replica.observed(introduction.observation)
+                seen = within_bounds(introduction.observation)
+                replica.observed(seen)
                 replica.introduced(shown(introduction.capabilities, pool))
-                await self._member.join(introduction.observation.engine_version)
+                await self._member.join(seen.engine_version)
         except Unfit as error:
             return error.failure
         except EngineError as error:

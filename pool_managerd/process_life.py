@@ -26,6 +26,7 @@ from pool_managerd.launch import Launch, prepare
 from pool_managerd.launch_tools import LaunchTools
 from pool_managerd.life import Served, engine_failure, first_failure
 from pool_managerd.membership import Membership
+from pool_managerd.observed import within_bounds
 from pool_managerd.oom import VMSTAT, OomMark, oom_mark
 from pool_managerd.process import ReplicaProcess, start
 from pool_managerd.process_group import end_group, run_end
@@ -303,7 +304,7 @@ class ProcessLife:
         await until_ours(client, running.facts.port, running.process.pid)
         ask = until_adopted if running.adopted else until_serving
         introduction = await ask(client, self._pool.workload)
-        seen = self._named(introduction.observation)
+        seen = within_bounds(self._named(introduction.observation))
         self._replica.observed(seen)
         self._replica.introduced(shown(introduction.capabilities, self._pool))
         await member.join(seen.engine_version)

@@ -16,6 +16,7 @@ from contracts.pools import FailureReason, LastError, Preparation, ReplicaState,
 from pool_managerd.clock import Clock
 from pool_managerd.domain.replica_state import Move, after
 from pool_managerd.failure import Failure
+from pool_managerd.observed import within_bounds
 from pool_managerd.replica_log import ReplicaLog
 from worker_adapters.base import Observation
 
@@ -165,6 +166,7 @@ class Replica:
 
     def observed(self, observation: Observation) -> None:
         """The engine said this of itself."""
+        observation = within_bounds(observation)
         if observation != self.observation:
             self.observation = observation
             self._changed(self)

@@ -25,6 +25,7 @@ from pool_managerd.clock import Clock
 from pool_managerd.domain.leases import Work
 from pool_managerd.domain.progress import Progress, Verdict
 from pool_managerd.failure import Failure
+from pool_managerd.observed import within_bounds
 from pool_managerd.replica import Replica
 from worker_adapters.base import EngineClient, Observation
 from worker_adapters.errors import EngineError, EngineUnreachable
@@ -136,7 +137,7 @@ class EngineWatch:
 
     def _observed(self, seen: Observation) -> None:
         """A server behind an address, or a wrapper, may start another engine unseen."""
-        named, before = self._named(seen), self._replica.observation
+        named, before = within_bounds(self._named(seen)), self._replica.observation
         versions = (named.engine_version, before.engine_version if before else None)
         if None not in versions and versions[0] != versions[1]:
             self._another = f"its engine was {versions[1]}, and another one answers: {versions[0]}"

@@ -23,6 +23,7 @@ import math
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 
 from contracts.errors import ErrorCode
+from contracts.tasks import Workload
 from worker_adapters.answers import accepted, read_json
 from worker_adapters.base import (
     EmbeddingRequest,
@@ -37,9 +38,9 @@ from worker_adapters.base import (
     Token,
 )
 from worker_adapters.connection import EngineConnection
-from worker_adapters.errors import EngineProtocolError, EngineRefused
+from worker_adapters.errors import EngineProtocolError, EngineRefused, unserved
 from worker_adapters.exposition import figures
-from worker_adapters.llamacpp_abilities import PROBE, abilities, is_served
+from worker_adapters.llamacpp_abilities import PROBE, UNSERVED, abilities, is_served
 from worker_adapters.llamacpp_dialect import (
     INT32_MAX,
     Props,
@@ -71,8 +72,7 @@ TEXTS_AT_ONCE = 32
 NO_DEADLINE = math.inf
 """The caller bounds the wait."""
 DEFERRED = "llamacpp:requests_deferred"
-NOT_SERVED = (404, 501)
-"""How it answers where an endpoint is off, or older than the endpoint."""
+VECTOR_ROUTES = {Workload.EMBEDDING: "/v1/embeddings", Workload.RERANK: "/v1/rerank"}
 
 
 class LlamaCppClient(EngineClient):
@@ -118,9 +118,8 @@ class LlamaCppClient(EngineClient):
         vectors: list[Vector] = []
         tokens_in = 0
         for inputs in _portions(request.inputs):
-            said = await self._work(
-                "/v1/embeddings", embedding_body(inputs), request.correlation_id
-            )
+            body = embedding_body(inputs)
+            said = await self._vectors(Workload.EMBEDDING, body, request.correlation_id)
             more, tokens = read_embeddings(said, len(inputs))
             vectors += more
             tokens_in += tokens
@@ -140,7 +139,7 @@ class LlamaCppClient(EngineClient):
         tokens_in = 0
         for documents in _portions(request.documents):
             body = rank_body(request.query, documents)
-            said = await self._work("/v1/rerank", body, request.correlation_id)
+            said = await self._vectors(Workload.RERANK, body, request.correlation_id)
             more, tokens = read_ranks(said, len(documents))
             scores += more
             tokens_in += tokens
@@ -148,8 +147,10 @@ class LlamaCppClient(EngineClient):
 
     async def capabilities(self) -> EngineCapabilities:
         """By `/props`, `/slots` and an empty question to each route; no slot is taken."""
-        embeds = is_served(await self._engine.ask("POST", "/v1/embeddings", PROBE))
-        ranks = is_served(await self._engine.ask("POST", "/v1/rerank", PROBE))
+        embeds, ranks = [
+            is_served(await self._engine.ask("POST", VECTOR_ROUTES[workload], PROBE))
+            for workload in (Workload.EMBEDDING, Workload.RERANK)
+        ]
         props = await self._engine.json("GET", "/props", Props)
         return abilities(props, await self._slots(), embeds=embeds, ranks=ranks)
 
@@ -195,6 +196,14 @@ class LlamaCppClient(EngineClient):
         """The answer to something that takes as long as it takes."""
         return await self._engine.body("POST", path, body, correlation_id, timeout_s=NO_DEADLINE)
 
+    async def _vectors(self, workload: Workload, body: bytes, correlation_id: str) -> bytes:
+        answer = await self._engine.ask(
+            "POST", VECTOR_ROUTES[workload], body, correlation_id, timeout_s=NO_DEADLINE
+        )
+        if answer.status in UNSERVED:
+            raise unserved(workload)
+        return accepted(answer, answered_error)
+
     async def _slots(self) -> list[Slot] | None:
         told = await self._where_served("/slots")
         return None if told is None else read_json(told, list[Slot])
@@ -211,7 +220,7 @@ class LlamaCppClient(EngineClient):
 
     async def _where_served(self, path: str) -> bytes | None:
         answer = await self._engine.ask("GET", path)
-        return None if answer.status in NOT_SERVED else accepted(answer, answered_error)
+        return None if answer.status in UNSERVED else accepted(answer, answered_error)
 
 
 def _portions(texts: Sequence[str]) -> Iterator[Sequence[str]]:

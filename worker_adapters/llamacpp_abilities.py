@@ -15,6 +15,7 @@ from worker_adapters.transport import Answer
 PROBE = b"{}"
 """Asks for nothing: a route that is served says what is missing, one that is not says so."""
 UNSERVED = (404, 405, 501)
+"""How it answers where a route is off, or younger than the server."""
 
 GENERATION = frozenset(
     {

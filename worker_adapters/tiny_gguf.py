@@ -118,7 +118,7 @@ def _write(path: Path, shape: Preset, seed: int, name: str) -> None:
     try:
         _describe(writer, shape, name)
         _describe_tokens(writer, words, shape.template)
-        for tensor_name, tensor in _tensors(shape, seed, words.tokens):
+        for tensor_name, tensor in tensors(shape, seed, words.tokens):
             writer.add_tensor(tensor_name, tensor)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
@@ -188,7 +188,7 @@ class _Weights:
         return levels[words.view(np.uint8)[:size]].reshape(rows, columns)
 
 
-def _tensors(shape: Preset, seed: int, tokens: list[str]) -> Iterator[tuple[str, Array]]:
+def tensors(shape: Preset, seed: int, tokens: list[str]) -> Iterator[tuple[str, Array]]:
     """Every tensor, under its GGUF name, as [outputs, inputs]."""
     weights = _Weights(seed)
     ones = np.ones(shape.width, np.float32)

@@ -2,43 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import replace
 
 from contracts.config import Command, External, Package, Pool
 from contracts.engines import ReplicaCapabilities
-from contracts.pools import FailureReason
-from worker_adapters.base import EngineCapabilities, EngineLauncher, LaunchPlan, LaunchSpec
+from worker_adapters.base import EngineCapabilities, EngineLauncher, LaunchSpec
 from worker_adapters.registry import ENGINES
 
-MADE_BY = {"source": "binary", "package": "embedded"}
-"""Modes that start what another mode starts, once it is made."""
-
-
-class AnyProgram(EngineLauncher):
-    """For a program of which nothing is known but its dialect."""
-
-    def plan(self, spec: LaunchSpec) -> LaunchPlan:  # noqa: ARG002
-        """Nobody but its command knows how it is started."""
-        raise ValueError("this engine is started by `mode: command`, or by somebody else")
-
-    def exit_reason(
-        self,
-        exit_code: int | None,
-        log_tail: Sequence[str],  # noqa: ARG002
-    ) -> FailureReason:
-        """By signal or not."""
-        if exit_code is not None and exit_code < 0:
-            return FailureReason.CRASH
-        return FailureReason.EXITED
+PROGRAMS = {"vllm": "vllm"}
+"""The program that an engine's Python packages install."""
 
 
 def launcher_of(pool: Pool) -> EngineLauncher:
-    """What reads how the pool's engines end; a command mostly wraps the engine's program."""
+    """What makes the argv, and reads how the pool's engines end.
+
+    A command mostly wraps the engine's own program.
+    """
     launchers = ENGINES[pool.engine].launchers
-    mode: str = pool.provisioning.mode
-    if makes_argv(pool):
-        mode = MADE_BY.get(mode, mode)
-    return launchers.get(mode) or launchers.get("binary") or AnyProgram()
+    if isinstance(pool.provisioning, Package) and makes_argv(pool):
+        return launchers["binary" if pool.engine in PROGRAMS else "embedded"]
+    return launchers.get(pool.provisioning.mode, launchers["binary"])
 
 
 def makes_argv(pool: Pool) -> bool:
@@ -60,9 +43,13 @@ def shown(told: EngineCapabilities, pool: Pool) -> ReplicaCapabilities:
     return ReplicaCapabilities(
         workloads=tuple(sorted(told.workloads)),
         features=tuple(sorted(told.features)),
-        strict_refusal=None if vouched else told.strict_refusal,
-        trtllm_version=told.trtllm_version,
+        strict_refusal=None if vouched else _cut(told.strict_refusal, 512),
+        trtllm_version=_cut(told.trtllm_version, 256),
     )
+
+
+def _cut(text: str | None, characters: int) -> str | None:
+    return None if text is None else text[:characters]
 
 
 def engine_version(pool: Pool) -> str | None:
@@ -71,3 +58,13 @@ def engine_version(pool: Pool) -> str | None:
         # What is installed beside us is not what is installed there.
         return None
     return launcher_of(pool).engine_version() if makes_argv(pool) else None
+
+
+def key_variables(pool: Pool, spec: LaunchSpec) -> tuple[str, ...]:
+    """The variables that the engine's own program reads its key from; (): it takes none."""
+    try:
+        plan = launcher_of(pool).plan(replace(spec, engine_args=()))
+    except ValueError:
+        # Only a command starts this one, and the command must know.
+        return ()
+    return tuple(sorted(name for name, value in plan.env.items() if value == spec.api_key))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from contracts.tasks import Workload
+from worker_adapters.openai_dialect import CTX_UNTOLD
 
 GENERATION = frozenset({Workload.COMPLETION, Workload.CHAT})
 
@@ -32,10 +33,28 @@ class DialectUnderTest:
     """Whether it counts a prompt without generating."""
     tells_busy: bool = True
     """Whether it tells how many requests it works at."""
+    tells_version: bool = True
+    """Whether it tells which version it is."""
+    ctx: int = 4096
+    """What it says its context is, started with 4096."""
     unspoken: frozenset[str] = frozenset()
     """Faults that its wire format cannot carry."""
 
 
 DIALECTS: Mapping[str, DialectUnderTest] = MappingProxyType(
-    {dialect.name: dialect for dialect in (DialectUnderTest("llamacpp"),)}
+    {
+        dialect.name: dialect
+        for dialect in (
+            DialectUnderTest("llamacpp"),
+            DialectUnderTest("vllm"),
+            DialectUnderTest(
+                "openai",
+                tells_cache=False,
+                counts_prompts=False,
+                tells_busy=False,
+                tells_version=False,
+                ctx=CTX_UNTOLD,
+            ),
+        )
+    }
 )

@@ -11,7 +11,13 @@ import pytest
 
 from contracts.errors import ErrorCode
 from worker_adapters.base import EmbeddingRequest, Embeddings, Ranking, RerankRequest
-from worker_adapters.errors import EngineBusy, EngineError, EngineProtocolError, EngineRefused
+from worker_adapters.errors import (
+    EngineBusy,
+    EngineError,
+    EngineFailed,
+    EngineProtocolError,
+    EngineRefused,
+)
 from worker_adapters.llamacpp import LlamaCppClient
 from worker_adapters.llamacpp_vectors import DIMENSIONS_MAX, read_embeddings, read_ranks
 from worker_adapters.tests.hostile import answer, hostile
@@ -141,7 +147,10 @@ REFUSALS: list[tuple[int, dict[str, Any], type[EngineError], ErrorCode]] = [
     (500, {"message": TOO_LARGE}, EngineRefused, ErrorCode.CONTEXT_EXCEEDED),
     (400, {"type": "exceed_context_size_error"}, EngineRefused, ErrorCode.CONTEXT_EXCEEDED),
     (400, {"message": "Input content cannot be empty"}, EngineRefused, ErrorCode.INVALID_PARAMS),
-    (501, {"type": "not_supported_error"}, EngineProtocolError, ErrorCode.UPSTREAM_PROTOCOL),
+    (501, {"type": "not_supported_error"}, EngineRefused, ErrorCode.INVALID_PARAMS),
+    (404, {"type": "not_found_error"}, EngineRefused, ErrorCode.INVALID_PARAMS),
+    (401, {"type": "authentication_error"}, EngineProtocolError, ErrorCode.UPSTREAM_PROTOCOL),
+    (500, {"type": "server_error"}, EngineFailed, ErrorCode.WORKER_RESET),
     (503, {"type": "unavailable_error"}, EngineBusy, ErrorCode.POOL_UNREADY),
 ]
 
