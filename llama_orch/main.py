@@ -16,6 +16,7 @@ from typer.main import get_command
 
 from contracts.service.settings import ConfigError
 from llama_orch.config_commands import config_app
+from llama_orch.determinism.commands import determinism_app
 from llama_orch.failures import CommandFailure, ExitCode, Failed, UsageMistake
 from llama_orch.logs import logs
 from llama_orch.output import Output
@@ -40,6 +41,7 @@ for command in (up, quickstart, submit, stream, cancel, status, queue, ps, logs)
     app.command()(command)
 app.add_typer(sessions_app)
 app.add_typer(pools_app)
+app.add_typer(determinism_app)
 app.add_typer(config_app)
 
 
