@@ -23,7 +23,7 @@ from worker_adapters.scripted import Fault
 pytestmark = pytest.mark.anyio
 
 SESSION = new_uuid()
-STRICT = {"determinism": "strict", "seed": 7}
+STRICT: dict[str, Any] = {"determinism": "strict", "seed": 7}
 OTHER = "sha256:" + "1" * 64
 BARRED = abilities(strict_refusal="2 slots share a batch; set slots: 1")
 CALM = """
@@ -169,7 +169,7 @@ async def test_a_change_between_lease_and_stream_is_seen(path: Path) -> None:
             asked.set()
             return lease
 
-        world.leases.acquire = slow  # type: ignore[method-assign]
+        world.leases.acquire = slow  # type: ignore[method-assign,assignment]
         frames = await world.frames(await world.submit(**STRICT))
         assert asked.is_set()
         assert error_of(frames) is ErrorCode.INVALID_PARAMS
