@@ -135,8 +135,9 @@ def submit(
     """Submit a task and stream its tokens; Ctrl-C cancels it.
 
     Tokens go to stdout, and so does what an embedding or a rerank came to; the place in
-    the queue and the figures go to stderr. With --json: one event per line, first the admission, last `end` or `error`; a new
-    session before the admission, or in it with --detach.
+    the queue and the figures go to stderr. With --json: one event per line, first the
+    admission, last `end` or `error`; a new session before the admission, or in it with
+    --detach.
     """
     kind = workload_of(workload, chat=chat or system is not None)
     session_id = None if session is None else session_id_or_new(session)

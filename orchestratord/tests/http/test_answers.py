@@ -81,7 +81,7 @@ async def test_a_text_has_no_result_and_a_rerank_no_text(site: Opening) -> None:
 
 
 async def test_capabilities_are_what_live_replicas_have_in_common(site: Opening) -> None:
-    """LO-ORC-111, LO-ORC-162, LO-ORC-169, LO-ORC-208."""
+    """LO-ORC-111, LO-ORC-162, LO-ORC-169, LO-ORC-179."""
 
     async def told(it: Site) -> Capabilities:
         return Capabilities.model_validate_json((await it.ask("GET", "/v1/capabilities")).body)
@@ -121,7 +121,7 @@ async def test_a_long_reason_fits_the_answer(site: Opening) -> None:
 
 
 async def test_strict_and_profiles_are_refused_in_one_shape(site: Opening) -> None:
-    """LO-ORC-170, LO-ORC-208."""
+    """LO-ORC-170, LO-ORC-179."""
     async with site() as it:
         refused = await it.post(sampler_profile_version="calm-9")
         assert (refused.status, refused.json["code"]) == (400, "INVALID_PARAMS")

@@ -132,7 +132,7 @@ async def test_a_failure_of_the_engine_ends_the_task_with_its_code(
 async def test_what_is_no_answer_to_the_inputs_is_not_passed_on(
     world: World, fields: dict[str, Any], answer: Step, why: str
 ) -> None:
-    """LO-ORC-168."""
+    """LO-ORC-181."""
     serve(world)
     frames = await ended(world, fields, answer)
     assert error_of(frames) is ErrorCode.UPSTREAM_PROTOCOL

@@ -178,7 +178,7 @@ async def test_a_change_between_lease_and_stream_is_seen(path: Path) -> None:
 
 
 async def test_a_task_keeps_the_profile_it_was_accepted_with(path: Path) -> None:
-    """LO-ORC-207: also where the file is gone by then."""
+    """LO-ORC-178: also where the file is gone by then."""
     own = path.parent / OWN / "calm-1.yaml"
     own.parent.mkdir()
     own.write_text(CALM)
