@@ -128,6 +128,28 @@ METRICS: tuple[Metric, ...] = (
         ("pool_id", "replica_id"),
         daemon="pool_managerd",
     ),
+    Metric(
+        "kv_cache_evictions_total",
+        "counter",
+        "Running sequences whose KV cache was taken from them; absent where the engine does not"
+        " tell.",
+        ("pool_id", "replica_id"),
+        daemon="pool_managerd",
+    ),
+    Metric(
+        "engine_requests_running",
+        "gauge",
+        "Requests an engine works at; absent where it does not tell.",
+        ("pool_id", "replica_id"),
+        daemon="pool_managerd",
+    ),
+    Metric(
+        "engine_requests_waiting",
+        "gauge",
+        "Requests that wait inside an engine; absent where it does not tell.",
+        ("pool_id", "replica_id"),
+        daemon="pool_managerd",
+    ),
     Metric("gpu_utilization", "gauge", "Busy share, 0 to 1.", ("device",), daemon="pool_managerd"),
     Metric("vram_used_bytes", "gauge", "Memory in use.", ("device",), daemon="pool_managerd"),
     Metric("vram_total_bytes", "gauge", "Memory in all.", ("device",), daemon="pool_managerd"),

@@ -81,35 +81,61 @@ class Changeover:
         self._has_room = has_room
         self._tell = tell
 
-    async def run(self, target: Pool) -> None:
-        """Exchange every replica whose launch differs in `target`.
+    async def run(self, target: Pool, *, every: bool = False) -> None:
+        """Exchange every replica whose launch differs in `target`, or `every` one.
+
+        Where all are exchanged the new ones need not be alike to the old ones: the file
+        or the engine may be another by now.  Where some stay the new ones must be.
 
         Raises:
             ExchangeFailed: all is as it was; `NotRestored`: not all.
         """
-        before: dict[int, Pool] = {}
+        entries = {index: self._member(index).replica.entry for index in sorted(self._members)}
+        differing = {
+            index: old
+            for index, old in entries.items()
+            if every or replace(old, pool=target).fingerprint != old.fingerprint
+        }
+        generation = max((old.generation for old in entries.values()), default=0)
+        if len(differing) == len(entries):
+            generation += 1
+        before: dict[int, ReplicaEntry] = {}
         try:
-            for index in sorted(self._members):
-                old = self._member(index).replica.entry
-                if replace(old, pool=target).fingerprint == old.fingerprint:
-                    continue
-                await self._exchange(index, target)
-                before[index] = old.pool
+            for index, old in differing.items():
+                await self._exchange(index, target, generation)
+                before[index] = old
         except ExchangeFailed:
             await self._exchange_back(before)
             raise
 
-    async def _exchange_back(self, before: dict[int, Pool]) -> None:
-        for index, pool in before.items():
+    async def _exchange_back(self, before: dict[int, ReplicaEntry]) -> None:
+        failed: ExchangeFailed | None = None
+        for index, old in before.items():
             try:
-                await self._exchange(index, pool)
+                await self._exchange(index, old.pool, old.generation)
             except ExchangeFailed as error:
-                raise NotRestored(f"and the old model does not serve again: {error}") from error
+                failed = error
+                await self._put_back(index, old)
+        if failed is not None:
+            raise NotRestored(f"and the old model does not serve again: {failed}") from failed
 
-    async def _exchange(self, index: int, target: Pool) -> None:
+    async def _put_back(self, index: int, old: ReplicaEntry) -> None:
+        """Have an entry kept as it was, although it does not serve so now.
+
+        The new one of it could: but some of the old ones serve, and a pool whose
+        replicas differ is worse than one that lacks one of them.
+        """
+        new = self._member(index)
+        await self._retire(new)
+        entry = replace(old, number=new.replica.entry.number)
+        self._fleet.add(entry)
+        self._members[index] = entry.replica_id
+
+    async def _exchange(self, index: int, target: Pool, generation: int) -> None:
         old = self._member(index)
         number = self._fleet.free_number(target.id, index, len(target.replicas))
-        entry = replace(old.replica.entry, pool=target, number=number)
+        wanted = replace(old.replica.entry, pool=target, generation=generation)
+        entry = replace(wanted, number=number)
         beside = old.replica.state in SERVING and await self._has_room(entry)
         if beside:
             try:
@@ -118,7 +144,7 @@ class Changeover:
                 self._tell("there is no room for both; the old one is ended first")
                 beside = False
         if not beside:
-            await self._exchange_in_place(old, target)
+            await self._exchange_in_place(old, wanted)
 
     async def _exchange_beside(self, index: int, old: Supervisor, entry: ReplicaEntry) -> None:
         self._tell(f"{entry.replica_id} is starting beside {old.replica.entry.replica_id}")
@@ -135,10 +161,9 @@ class Changeover:
         self._members[index] = entry.replica_id
         _accept(new)
 
-    async def _exchange_in_place(self, old: Supervisor, target: Pool) -> None:
+    async def _exchange_in_place(self, old: Supervisor, entry: ReplicaEntry) -> None:
         before = old.replica.entry
         await self._retire(old)
-        entry = replace(before, pool=target)
         self._tell(f"{entry.replica_id} is starting in the place of the old one")
         new = self._fleet.add(entry, on_trial=True)
         try:

@@ -10,12 +10,16 @@ import anyio.to_thread
 
 from contracts.config import External
 from contracts.pools import FailureReason
+from pool_managerd.canary import PROOFS
 from pool_managerd.domain.replica_state import Move
 from pool_managerd.failure import Failure, LaunchRefused
+from pool_managerd.launch_tools import LaunchTools
 from pool_managerd.life import Served, engine_failure
-from pool_managerd.process_life import LaunchTools
+from pool_managerd.membership import Membership
+from pool_managerd.observed import within_bounds
 from pool_managerd.provisioning import external
-from pool_managerd.readiness import serving
+from pool_managerd.provisioning.launchers import shown
+from pool_managerd.readiness import Unfit, serving
 from pool_managerd.replica import Replica
 from pool_managerd.watching import NEVER_MS, EngineWatch
 from worker_adapters.base import EngineClient
@@ -33,11 +37,23 @@ class ExternalLife:
     def __init__(self, replica: Replica, tools: LaunchTools) -> None:
         self._replica = replica
         self._tools = tools
+        self._member = Membership(replica, tools.identities, tools.digests, model=None)
 
     async def live(self, served: Served) -> Failure:
-        """Serve once it generates a token; fail once it cannot be reached any more."""
+        """Serve once it proves that it works; fail once it cannot be reached any more."""
+        try:
+            return await self._live(served)
+        finally:
+            self._member.leave()
+
+    async def mended(self) -> None:
+        """Return once the others of its pool serve another engine."""
+        await self._member.until_mended()
+
+    async def _live(self, served: Served) -> Failure:
         replica = self._replica
-        provisioning = replica.entry.pool.provisioning
+        pool = replica.entry.pool
+        provisioning = pool.provisioning
         assert isinstance(provisioning, External)
         try:
             endpoint = await anyio.to_thread.run_sync(external.endpoint, provisioning)
@@ -45,16 +61,21 @@ class ExternalLife:
             return refused.failure
         replica.launched(endpoint, pid=None, devices=())
         await replica.advance(Move.SPAWNED)
-        client = new_client(
-            replica.entry.pool.engine, self._tools.transport, endpoint.base_url, endpoint.api_key
-        )
+        client = new_client(pool.engine, self._tools.transport, endpoint.base_url, endpoint.api_key)
         try:
             with anyio.fail_after(FIRST_ANSWER_S):
-                replica.observed(await serving(client))
+                introduction = await serving(client, pool.workload)
+                seen = within_bounds(introduction.observation)
+                replica.observed(seen)
+                replica.introduced(shown(introduction.capabilities, pool))
+                await self._member.join(seen.engine_version)
+        except Unfit as error:
+            return error.failure
         except EngineError as error:
             return engine_failure(error)
         except TimeoutError:
-            return Failure(FailureReason.UNREACHABLE, f"no token within {FIRST_ANSWER_S:g} s")
+            message = f"no {PROOFS[pool.workload]} within {FIRST_ANSWER_S:g} s"
+            return Failure(FailureReason.UNREACHABLE, message)
         await served()
         lost = await self._watch(client).until_lost()
         if lost.reason is FailureReason.UNREACHABLE:

@@ -13,8 +13,9 @@ from contracts.config import External
 from pool_managerd.adoption import Survivor
 from pool_managerd.domain.restart import Breaker
 from pool_managerd.external_life import ExternalLife
+from pool_managerd.launch_tools import LaunchTools
 from pool_managerd.life import Life
-from pool_managerd.process_life import LaunchTools, ProcessLife
+from pool_managerd.process_life import ProcessLife
 from pool_managerd.replica import Replica, ReplicaEntry
 from pool_managerd.restart_records import RestartRecords
 from pool_managerd.supervisor import Supervisor

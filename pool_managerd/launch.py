@@ -68,6 +68,7 @@ async def prepare(
         device_uuids=device_uuids,
         tensor_split=split_by_memory(device_uuids, telemetry.devices),
         engine_args=pool.engine_args,
+        workload=pool.workload,
         api_key=secrets.token_urlsafe(32),
     )
     try:

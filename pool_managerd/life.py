@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
+import anyio
+
 from contracts.pools import FailureReason
 from pool_managerd.failure import Failure
 from worker_adapters.errors import (
@@ -34,6 +36,10 @@ class Life(Protocol):
         """
         ...
 
+    async def mended(self) -> None:
+        """Return once what the newest life failed of may be gone; never, where nobody can tell."""
+        ...
+
     async def end(self, memory_s: float) -> None:
         """Leave nothing of ours behind; ending twice is no error.
 
@@ -55,3 +61,19 @@ def engine_failure(error: EngineError) -> Failure:
             f"what answers does not behave as this engine with our key does: {error}",
         )
     return Failure(FailureReason.NOT_PROGRESSING, f"it answers but generates nothing: {error}")
+
+
+async def first_failure(*watches: Callable[[], Awaitable[Failure | None]]) -> Failure:
+    """The first failure that a watch returns; the other watches are cancelled."""
+    failures: list[Failure] = []
+    async with anyio.create_task_group() as group:
+
+        async def run(watch: Callable[[], Awaitable[Failure | None]]) -> None:
+            failure = await watch()
+            if failure is not None:
+                failures.append(failure)
+                group.cancel_scope.cancel()
+
+        for watch in watches:
+            group.start_soon(run, watch)
+    return failures[0]

@@ -8,7 +8,8 @@ exchanged, and where the new does not serve the old does.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import anyio
 import anyio.to_thread
@@ -125,7 +126,10 @@ class ManagedPool:
         await self._keep()
 
     def reload(self, request: ReloadRequest) -> None:
-        """Begin to serve another model; the same reload asked twice is one.
+        """Begin to serve another model, or the same one anew; asked twice, it is one reload.
+
+        Every replica is exchanged, so that all are alike whatever was done to the model's
+        file or to the engine.
 
         Raises:
             Refusal: CONFLICT for an external pool, and while another change is under way.
@@ -142,7 +146,7 @@ class ManagedPool:
         if self._target is not None and self._target.model == model:
             return
         self._refuse_while_changing()
-        self._begin_change(target, request.deadline_ms)
+        self._begin_change(target, request.deadline_ms, every=True)
 
     def apply(self, configured: Pool, config: Config) -> None:
         """Go over to another configuration of this pool, exchanging only what differs."""
@@ -203,26 +207,28 @@ class ManagedPool:
                 f"{self.serving.id} is being reloaded with {self._target.model.ref}; wait for it.",
             )
 
-    def _begin_change(self, target: Pool, deadline_ms: int | None) -> None:
+    def _begin_change(self, target: Pool, deadline_ms: int | None, *, every: bool = False) -> None:
         self._target, self._change = target, anyio.CancelScope()
         self._note(ReloadState.RUNNING, target, "the new model is being prepared")
-        self._tools.group.start_soon(self._run_change, target, deadline_ms, self._change)
+        changeover = self._changeover(target, deadline_ms)
+        run = partial(changeover.run, target, every=every)
+        self._tools.group.start_soon(self._run_change, target, run, self._change)
 
     async def _run_change(
-        self, target: Pool, deadline_ms: int | None, scope: anyio.CancelScope
+        self, target: Pool, run: Callable[[], Awaitable[None]], scope: anyio.CancelScope
     ) -> None:
         with scope:
             try:
-                await self._changed_to(target, deadline_ms)
+                await self._changed_to(target, run)
             finally:
                 self._target = None
         if self._behind and not scope.cancel_called:
             self._behind = False
             self._begin_change(self._wanted(), None)
 
-    async def _changed_to(self, target: Pool, deadline_ms: int | None) -> None:
+    async def _changed_to(self, target: Pool, run: Callable[[], Awaitable[None]]) -> None:
         try:
-            await self._changeover(target, deadline_ms).run(target)
+            await run()
         except ExchangeFailed as error:
             restored = not isinstance(error, NotRestored)
             state = ReloadState.ROLLED_BACK if restored else ReloadState.FAILED
@@ -238,9 +244,10 @@ class ManagedPool:
 
     async def _fit_count(self, target: Pool) -> None:
         """Add the replicas that the target has more, end those it has not any more."""
+        generation = max(r.entry.generation for r in self._tools.fleet.of(target.id))
         for entry in entries_of(target, self._place, None):
             if entry.index not in self._members:
-                self._add(entry)
+                self._add(replace(entry, generation=generation))
         for index in [index for index in self._members if index >= len(target.replicas)]:
             await self._tools.fleet.remove(self._members.pop(index))
 

@@ -20,6 +20,12 @@ DEVICE_GAUGES = (
     *("gpu_utilization", "vram_used_bytes", "vram_total_bytes"),
     "gpu_sample_age_seconds",
 )
+REPLICA_GAUGES = {
+    "kv_cache_usage_ratio": "kv_cache_usage",
+    "engine_requests_running": "requests_running",
+    "engine_requests_waiting": "requests_waiting",
+}
+"""What an engine tells of itself: the family, and the field of the view."""
 NO_XIDS: Mapping[tuple[str, str], int] = MappingProxyType({})
 
 
@@ -45,11 +51,13 @@ class PoolMetrics:
         self._xids = registry.counter("gpu_xid_errors_total")
         self._xid_errors = xid_errors
         self._xids_counted: dict[tuple[str, str], int] = {}
+        self._evictions = registry.counter("kv_cache_evictions_total")
+        self._evictions_counted: dict[tuple[str, str], int] = {}
 
     def render(self) -> bytes:
         """Prometheus text, as of now."""
         snapshot = self._board.current()
-        for name in ("kv_cache_usage_ratio", "replica_state", "active_leases"):
+        for name in (*REPLICA_GAUGES, "replica_state", "active_leases"):
             self._registry.gauge(name).clear()
         for pool in snapshot.pools:
             for replica in pool.replicas:
@@ -68,8 +76,18 @@ class PoolMetrics:
         for state in ReplicaState:
             states.labels(*labels, state).set(replica.state is state)
         self._registry.gauge("active_leases").labels(*labels).set(replica.slots_used)
-        if replica.kv_cache_usage is not None:
-            self._registry.gauge("kv_cache_usage_ratio").labels(*labels).set(replica.kv_cache_usage)
+        for name, field in REPLICA_GAUGES.items():
+            figure = getattr(replica, field)
+            if figure is not None:
+                self._registry.gauge(name).labels(*labels).set(figure)
+        if replica.kv_evictions is not None:
+            self._count_evictions(labels, replica.kv_evictions)
+
+    def _count_evictions(self, labels: tuple[str, str], count: int) -> None:
+        """An engine counts from its own start: one that tells less than before is another."""
+        before = self._evictions_counted.get(labels, 0)
+        self._evictions_counted[labels] = count
+        self._evictions.labels(*labels).inc(count - before if count >= before else count)
 
     def _show_device(self, device: DeviceView, age_ms: int | None) -> None:
         figures = {

@@ -82,6 +82,7 @@ def _spec(pool: Pool) -> LaunchSpec:
         slots=pool.slots,
         device_uuids=tuple(f"{{gpu {device}}}" for device in pool.replicas[0].devices or ()),
         engine_args=pool.engine_args,
+        workload=pool.workload,
         api_key=SHOWN_KEY,
     )
 

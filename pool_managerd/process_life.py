@@ -7,8 +7,7 @@ that waited for readiness alone would go on asking a process that is long dead.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -17,35 +16,31 @@ import anyio.to_thread
 import structlog
 
 from contracts.pools import FailureReason
-from contracts.service.failpoints import Failpoints
 from contracts.service.settings import child_environment
 from pool_managerd.adoption import Survivor, end_recorded, is_alive
 from pool_managerd.card_watch import NOTHING, CardWatch
-from pool_managerd.clock import Clock
 from pool_managerd.domain.replica_state import Move
 from pool_managerd.domain.vram import MemoryMark, memory_mark
 from pool_managerd.failure import Ending, Failure, LaunchRefused, exit_failure
 from pool_managerd.launch import Launch, prepare
-from pool_managerd.leasing import Leasing
-from pool_managerd.life import Served, engine_failure
-from pool_managerd.log_keeper import LogKeeper
-from pool_managerd.models.digest import ModelDigests
-from pool_managerd.models.resolve import ModelResolver
+from pool_managerd.launch_tools import LaunchTools
+from pool_managerd.life import Served, engine_failure, first_failure
+from pool_managerd.membership import Membership
+from pool_managerd.observed import within_bounds
 from pool_managerd.oom import VMSTAT, OomMark, oom_mark
 from pool_managerd.process import ReplicaProcess, start
 from pool_managerd.process_group import end_group, run_end
+from pool_managerd.provisioning.launchers import engine_version, launcher_of, shown
 from pool_managerd.provisioning.tools import ProvisioningTools
-from pool_managerd.readiness import NotOurs, until_adopted, until_ours, until_serving
+from pool_managerd.readiness import Unfit, until_adopted, until_ours, until_serving
 from pool_managerd.replica import Replica
 from pool_managerd.replica_log import ReplicaLog
-from pool_managerd.run_records import RunRecords, identify
+from pool_managerd.run_records import LaunchFacts, identify
 from pool_managerd.running import Running, facts_of
-from pool_managerd.telemetry.sampler import Sampler
-from pool_managerd.watching import EngineWatch, Patience
+from pool_managerd.watching import EngineWatch
 from worker_adapters.base import EngineClient, Observation
 from worker_adapters.errors import EngineError
-from worker_adapters.registry import ENGINES, new_client
-from worker_adapters.transport import EngineTransport
+from worker_adapters.registry import new_client
 
 SPAWN_DEADLINE_S = 10.0
 REAP_S = 1.0
@@ -53,28 +48,6 @@ IN_CONTAINER = frozenset({"container"})
 """Modes whose processes are none of our group, and numbered otherwise."""
 
 _log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class LaunchTools:
-    """What launching needs; one for all replicas."""
-
-    records: RunRecords
-    telemetry: Sampler
-    digests: ModelDigests
-    transport: EngineTransport
-    state_dir: Path
-    stop_grace_ms: int
-    clock: Clock
-    leasing: Leasing
-    patience: Patience
-    start_timeout_s: float
-    reserve_bytes: int = 0
-    """Of each card, to be left alone by every launch."""
-    log_keeper: LogKeeper = field(default_factory=LogKeeper)
-    downloads_allowed: bool = False
-    models: ModelResolver = field(default_factory=ModelResolver.files_only)
-    failpoints: Failpoints = field(default_factory=Failpoints.none)
 
 
 class ProcessLife:
@@ -90,16 +63,14 @@ class ProcessLife:
         self._replica = replica
         self._tools = tools
         self._pool = replica.entry.pool
-        launchers = ENGINES[self._pool.engine].launchers
-        # A command speaks the dialect of its engine, and mostly wraps its program.
-        self._launcher = launchers.get(self._pool.provisioning.mode, launchers["binary"])
+        self._launcher = launcher_of(self._pool)
         self._log = replica.log = ReplicaLog(tools.state_dir, replica.entry.replica_id)
         self._survivor = survivor
         self._process: ReplicaProcess | None = None
         self._cards: CardWatch | None = None
         self._oom = OomMark(VMSTAT, 0)
         self._end_argv: tuple[str, ...] = ()
-        self._digest_accepted = anyio.Event()
+        self._member: Membership | None = None
 
     @property
     def adopts(self) -> bool:
@@ -108,17 +79,27 @@ class ProcessLife:
 
     async def live(self, served: Served) -> Failure:
         """Launch or adopt, wait until it serves, watch it; returns the first failure."""
-        self._digest_accepted = anyio.Event()
         try:
             running = await self._begin()
         except LaunchRefused as refused:
             return refused.failure
-        return await _first(
-            partial(self._exit, running),
-            partial(self._serve, running, served),
-            partial(self._check_digest, running),
-            self._watch_cards,
-        )
+        member = self._membership(running.facts, adopted=running.adopted)
+        try:
+            return await first_failure(
+                partial(self._exit, running),
+                partial(self._serve, running, served, member),
+                member.learn_digest,
+                self._watch_cards,
+            )
+        finally:
+            member.leave()
+
+    async def mended(self) -> None:
+        """Return once its pool serves another model or engine, or its file is another one."""
+        if self._member is None:
+            await anyio.sleep_forever()
+        else:
+            await self._member.until_mended()
 
     async def end(self, memory_s: float) -> None:
         """End the process group: by TERM first, unless its leader is dead already.
@@ -162,12 +143,39 @@ class ProcessLife:
         launch = await prepare(
             replica.entry, tools.telemetry, self._provisioning(), tools.reserve_bytes
         )
+        facts = await self._facts(launch)
+        await self._membership(facts, adopted=False).check_before_launch()
         before = memory_mark(tools.telemetry.devices, launch.spec.device_uuids)
-        running = await self._start(launch)
+        running = await self._start(launch, facts)
         self._cards = self._card_watch(running, before)
         self._oom = await anyio.to_thread.run_sync(oom_mark, running.process.pid)
         await self._replica.advance(Move.SPAWNED)
         return running
+
+    def _membership(self, facts: LaunchFacts, *, adopted: bool) -> Membership:
+        tools = self._tools
+        self._member = Membership(
+            self._replica,
+            tools.identities,
+            tools.digests,
+            Path(facts.model),
+            facts.model_stamp,
+            adopted=adopted,
+        )
+        return self._member
+
+    async def _facts(self, launch: Launch) -> LaunchFacts:
+        """What is recorded of a launch; the stamp is that of the file before it is loaded."""
+        program = "the embedded engine"
+        if self._pool.provisioning.mode != "embedded":
+            program = Path(launch.plan.argv[0]).name
+        try:
+            stamp = await anyio.to_thread.run_sync(self._tools.digests.stamp, launch.model)
+        except OSError as error:
+            message = f"{launch.model}: {error}"
+            raise LaunchRefused(FailureReason.MODEL_MISSING, message) from error
+        fingerprint = self._replica.entry.fingerprint
+        return facts_of(launch, fingerprint, program, stamp, self._tools.clock.unix_ms())
 
     def _provisioning(self) -> ProvisioningTools:
         tools, replica = self._tools, self._replica
@@ -213,16 +221,12 @@ class ProcessLife:
         if self._cards is not None:
             await self._cards.run()
 
-    async def _start(self, launch: Launch) -> Running:
+    async def _start(self, launch: Launch, facts: LaunchFacts) -> Running:
         """Start the process and record it; not to be torn apart by a cancellation.
 
         A stop that came between the two would leave a process that nobody knows.
         """
         entry, spec = self._replica.entry, launch.spec
-        program = "the embedded engine"
-        if self._pool.provisioning.mode != "embedded":
-            program = Path(launch.plan.argv[0]).name
-        facts = facts_of(launch, entry.fingerprint, program, self._tools.clock.unix_ms())
         self._end_argv = facts.end_argv
         try:
             with anyio.fail_after(SPAWN_DEADLINE_S, shield=True):
@@ -248,7 +252,7 @@ class ProcessLife:
         self._replica.lost()
         tail = await self._tail(running)
         reason = self._launcher.exit_reason(exit_code, tail)
-        model_there = await anyio.to_thread.run_sync(running.model.is_file)
+        model_there = await anyio.to_thread.run_sync(running.model.exists)
         ending = Ending(
             exit_code,
             oom_killed=await anyio.to_thread.run_sync(self._oom.killed_since),
@@ -257,14 +261,14 @@ class ProcessLife:
         program = running.facts.program
         return exit_failure(reason, ending, program, tail, model_there=model_there)
 
-    async def _serve(self, running: Running, served: Served) -> Failure:
+    async def _serve(self, running: Running, served: Served, member: Membership) -> Failure:
         """Why it does not serve, or does not any more, though its process lives."""
         tools, endpoint = self._tools, running.endpoint
         client = new_client(self._pool.engine, tools.transport, endpoint.base_url, endpoint.api_key)
         try:
             with anyio.fail_after(tools.start_timeout_s):
-                await self._become_ready(client, running)
-        except NotOurs as error:
+                await self._become_ready(client, running, member)
+        except Unfit as error:
             return error.failure
         except EngineError as error:
             return replace(engine_failure(error), log_tail=await self._tail(running))
@@ -294,56 +298,24 @@ class ProcessLife:
             self._named,
         )
 
-    async def _become_ready(self, client: EngineClient, running: Running) -> None:
+    async def _become_ready(
+        self, client: EngineClient, running: Running, member: Membership
+    ) -> None:
         await until_ours(client, running.facts.port, running.process.pid)
         ask = until_adopted if running.adopted else until_serving
-        self._replica.observed(self._named(await ask(client)))
-        if self._pool.model.digest is not None:
-            await self._digest_accepted.wait()
+        introduction = await ask(client, self._pool.workload)
+        seen = within_bounds(self._named(introduction.observation))
+        self._replica.observed(seen)
+        self._replica.introduced(shown(introduction.capabilities, self._pool))
+        await member.join(seen.engine_version)
 
     def _named(self, seen: Observation) -> Observation:
         """The observation with the version that only the launcher knows, where it does."""
-        version = self._launcher.engine_version()
+        version = engine_version(self._pool)
         return seen if version is None else replace(seen, engine_version=version)
-
-    async def _check_digest(self, running: Running) -> Failure | None:
-        """Why the model file is refused, if it is."""
-        wanted = self._pool.model.digest
-        try:
-            digest = await self._tools.digests.of(running.model)
-        except OSError as error:
-            if wanted is not None:
-                return Failure(FailureReason.MODEL_INVALID, f"{running.model}: {error}")
-            _log.warning("model.digest_unknown", model=str(running.model), message=str(error))
-            return None
-        self._replica.hashed(digest)
-        if wanted not in (None, digest):
-            return Failure(
-                FailureReason.MODEL_INVALID,
-                f"{running.model} has digest {digest}, and model.digest asks for {wanted};"
-                " replace the file or the digest, then restart pool_managerd",
-            )
-        self._digest_accepted.set()
-        return None
 
     async def _tail(self, running: Running) -> tuple[str, ...]:
         try:
             return await anyio.to_thread.run_sync(self._log.tail, running.api_key)
         except OSError as error:
             return (f"(its log cannot be read: {error})",)
-
-
-async def _first(*watches: Callable[[], Awaitable[Failure | None]]) -> Failure:
-    """The first failure that a watch returns; the other watches are cancelled."""
-    failures: list[Failure] = []
-    async with anyio.create_task_group() as group:
-
-        async def run(watch: Callable[[], Awaitable[Failure | None]]) -> None:
-            failure = await watch()
-            if failure is not None:
-                failures.append(failure)
-                group.cancel_scope.cancel()
-
-        for watch in watches:
-            group.start_soon(run, watch)
-    return failures[0]

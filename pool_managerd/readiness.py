@@ -1,4 +1,4 @@
-"""Whether a replica really serves: who answers, then a token.
+"""Whether a replica really serves: who answers, then a piece of its work.
 
 An open port proves nothing: it may be a stranger's.  So nothing that holds a
 prompt or our key is sent before it is known who listens:
@@ -8,20 +8,24 @@ prompt or our key is sent before it is known who listens:
    to another process (a container's proxy, say), whoever answers must take the
    key of this launch and refuse a wrong one;
 3. the engine says that it is not loading any more;
-4. it generates one token.  One that was adopted in the midst of its work need not:
-   the work is the proof, and `watching` judges whether it goes on.
+4. it says that it does what its pool is for;
+5. it does the smallest piece of that: one token, mostly.  One that was adopted in the
+   midst of its work need not: the work is the proof, and `watching` judges whether it
+   goes on.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import anyio
 import anyio.to_thread
 
-from contracts.pools import FailureReason
+from contracts.pools import FailureReason, PoolWorkload
+from pool_managerd.canary import prove, workload_missing
 from pool_managerd.failure import Failure
 from pool_managerd.procfs import Listener, listener_on
-from pool_managerd.watching import generate_one_token
-from worker_adapters.base import EngineClient, Observation
+from worker_adapters.base import EngineCapabilities, EngineClient, Observation
 from worker_adapters.errors import EngineBusy, EngineError, EngineLost, EngineUnreachable
 
 POLL_FIRST_S = 0.02
@@ -30,12 +34,27 @@ SILENT_S = 30.0
 """What an adopted engine gets for its first answer: it has served before."""
 
 
-class NotOurs(Exception):
+class Unfit(Exception):
+    """What answers is not to serve."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+class NotOurs(Unfit):
     """Somebody else answers on the replica's port."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(message)
-        self.failure = Failure(FailureReason.IDENTITY_MISMATCH, message)
+        super().__init__(Failure(FailureReason.IDENTITY_MISMATCH, message))
+
+
+@dataclass(frozen=True, slots=True)
+class Introduction:
+    """What an engine said of itself before it was given work."""
+
+    observation: Observation
+    capabilities: EngineCapabilities
 
 
 async def until_ours(client: EngineClient, port: int, group: int) -> None:
@@ -73,35 +92,37 @@ async def _holds_the_key(client: EngineClient) -> bool:
     raise NotOurs("another server answers on the port of this replica; another port is tried")
 
 
-async def until_serving(client: EngineClient) -> Observation:
+async def until_serving(client: EngineClient, workload: PoolWorkload) -> Introduction:
     """`serving`, as soon as the engine can be reached and is not loading any more."""
     pause = POLL_FIRST_S
     while True:
         try:
-            return await serving(client)
+            return await serving(client, workload)
         except (EngineBusy, EngineUnreachable, EngineLost):
             await anyio.sleep(pause)
             pause = min(pause * 1.5, POLL_MAX_S)
 
 
-async def serving(client: EngineClient) -> Observation:
-    """What the engine says of itself, and the proof that it generates: one token.
+async def serving(client: EngineClient, workload: PoolWorkload) -> Introduction:
+    """What the engine says of itself, and the proof that it works: the least piece of it.
 
     Raises:
+        Unfit: it is not for this workload.
         EngineError: it does not serve.
     """
-    observation = await client.observe()
-    await generate_one_token(client)
-    return observation
+    introduction = await _introduced(client, workload)
+    await prove(client, workload, introduction.capabilities.workloads)
+    return introduction
 
 
-async def until_adopted(client: EngineClient) -> Observation:
+async def until_adopted(client: EngineClient, workload: PoolWorkload) -> Introduction:
     """What an engine that is taken back says of itself.
 
-    One that is at work need not generate a token: it could wait for minutes behind
-    what runs.  One that was still loading is waited for as at any start.
+    One that is at work need not prove that it works: the proof could wait for minutes
+    behind what runs.  One that was still loading is waited for as at any start.
 
     Raises:
+        Unfit: it is not for this workload.
         EngineError: it does not serve.
         TimeoutError: it says nothing.
     """
@@ -109,10 +130,18 @@ async def until_adopted(client: EngineClient) -> Observation:
     while True:
         try:
             with anyio.fail_after(SILENT_S):
-                observation = await client.observe()
-                if not observation.slots_busy:
-                    await generate_one_token(client)
-                return observation
+                introduction = await _introduced(client, workload)
+                if not introduction.observation.slots_busy:
+                    await prove(client, workload, introduction.capabilities.workloads)
+                return introduction
         except (EngineBusy, EngineUnreachable, EngineLost):
             await anyio.sleep(pause)
             pause = min(pause * 1.5, POLL_MAX_S)
+
+
+async def _introduced(client: EngineClient, workload: PoolWorkload) -> Introduction:
+    introduction = Introduction(await client.observe(), await client.capabilities())
+    lack = workload_missing(workload, introduction.capabilities.workloads)
+    if lack is not None:
+        raise Unfit(lack)
+    return introduction

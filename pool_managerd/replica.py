@@ -11,14 +11,18 @@ import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from contracts.config import Pool
+from contracts.engines import ReplicaCapabilities
 from contracts.pools import FailureReason, LastError, Preparation, ReplicaState, ReplicaView
 from pool_managerd.clock import Clock
 from pool_managerd.domain.replica_state import Move, after
 from pool_managerd.failure import Failure
+from pool_managerd.observed import within_bounds
 from pool_managerd.replica_log import ReplicaLog
 from worker_adapters.base import Observation
 
-LAUNCH_FIELDS = {"id", "engine", "model", "ctx", "slots", "engine_args", "provisioning"}
+LAUNCH_FIELDS = {
+    *("id", "engine", "model", "ctx", "slots", "workload", "engine_args", "provisioning"),
+}
 """What of a pool makes a launch what it is; a change of the rest restarts nothing."""
 
 
@@ -34,6 +38,8 @@ class ReplicaEntry:
     pool_index: int
     index: int
     number: int | None = None
+    generation: int = 0
+    """Rises with each change that exchanges the whole pool; within one all are alike."""
 
     @property
     def replica_id(self) -> str:
@@ -73,6 +79,7 @@ class Replica:
         self.endpoint: Endpoint | None = None
         self.pid: int | None = None
         self.observation: Observation | None = None
+        self.capabilities: ReplicaCapabilities | None = None
         self.model_digest: str | None = None
         self.last_error: LastError | None = None
         self.restarts: dict[FailureReason, int] = {}
@@ -159,9 +166,15 @@ class Replica:
 
     def observed(self, observation: Observation) -> None:
         """The engine said this of itself."""
+        observation = within_bounds(observation)
         if observation != self.observation:
             self.observation = observation
             self._changed(self)
+
+    def introduced(self, capabilities: ReplicaCapabilities) -> None:
+        """The engine of this life can be asked for this."""
+        self.capabilities = capabilities
+        self._changed(self)
 
     def suspect(self, why: str) -> None:
         """It gets no new work from now on; its watch is woken to ask it for a token."""
@@ -210,8 +223,8 @@ class Replica:
 
     def lost(self) -> None:
         """Nothing serves at its address any more; its leases are void."""
-        self.endpoint = self.pid = self.observation = None
-        self.degraded = self.preparation = self.suspicion = None
+        self.endpoint = self.pid = self.observation = self.capabilities = None
+        self.degraded = self.preparation = self.suspicion = self.model_digest = None
         self._changed(self)
 
     def restarted(self, reason: FailureReason) -> None:
@@ -235,6 +248,10 @@ class Replica:
             restarts=sum(self.restarts.values()),
             last_error=self.last_error,
             kv_cache_usage=None if seen is None else seen.kv_cache_usage,
+            kv_evictions=None if seen is None else seen.cache_evictions,
+            requests_running=None if seen is None else seen.slots_busy,
+            requests_waiting=None if seen is None else seen.requests_waiting,
+            capabilities=self.capabilities,
             model_ref=self.entry.pool.model.ref,
             degraded=self.degraded,
             preparation=self.preparation,

@@ -21,12 +21,14 @@ from pool_managerd.record_files import file_stem, replace_file
 class LaunchFacts:
     """What another start of this daemon has to know of a launch to go on with it.
 
-    `fingerprint` tells whether the configuration still asks for this very launch.
+    `fingerprint` tells whether the configuration still asks for this very launch;
+    `model_stamp` which file it loaded, whatever lies there by now.
     """
 
     fingerprint: str = ""
     port: int = 0
     model: str = ""
+    model_stamp: str = ""
     program: str = ""
     device_uuids: tuple[str, ...] = ()
     launched_ms: int = 0

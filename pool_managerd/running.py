@@ -33,16 +33,19 @@ class Running:
 
     @property
     def model(self) -> Path:
-        """Its model file."""
+        """Its model, a file or a directory."""
         return Path(self.facts.model)
 
 
-def facts_of(launch: Launch, fingerprint: str, program: str, launched_ms: int) -> LaunchFacts:
-    """What is recorded of a launch; `launched_ms` in Unix ms."""
+def facts_of(
+    launch: Launch, fingerprint: str, program: str, stamp: str, launched_ms: int
+) -> LaunchFacts:
+    """What is recorded of a launch; `stamp` of its model, `launched_ms` in Unix ms."""
     return LaunchFacts(
         fingerprint=fingerprint,
         port=launch.spec.port,
         model=str(launch.model),
+        model_stamp=stamp,
         program=program,
         device_uuids=launch.spec.device_uuids,
         launched_ms=launched_ms,

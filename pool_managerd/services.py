@@ -26,6 +26,7 @@ from pool_managerd.http.observability import ObservabilityRoutes
 from pool_managerd.http.pools import PoolRoutes
 from pool_managerd.http.replicas import ReplicaRoutes
 from pool_managerd.http.snapshot import SnapshotRoutes
+from pool_managerd.launch_tools import LaunchTools
 from pool_managerd.leasing import Leasing
 from pool_managerd.managed_pool import PoolTools, entries_of
 from pool_managerd.metrics import PoolMetrics
@@ -33,7 +34,6 @@ from pool_managerd.models.digest import ModelDigests
 from pool_managerd.models.resolve import ModelResolver
 from pool_managerd.pool_records import PoolRecords
 from pool_managerd.pools import Pools
-from pool_managerd.process_life import LaunchTools
 from pool_managerd.replica import Replica
 from pool_managerd.room import Room
 from pool_managerd.run_records import RunRecords

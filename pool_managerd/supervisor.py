@@ -158,12 +158,21 @@ class Supervisor:
         await anyio.to_thread.run_sync(self._records.write, entry.replica_id, record)
 
     async def _rest(self, delay_ms: int | None) -> None:
-        """Wait for the next try; None: until somebody asks for one, which forgets what failed."""
+        """Wait for the next try; None: until somebody asks for one, which forgets what failed,
+        or what failed is mended."""
         self._retry = anyio.Event()
-        with anyio.move_on_after(math.inf if delay_ms is None else delay_ms / 1000):
-            await self._retry.wait()
+        async with anyio.create_task_group() as group:
+            if delay_ms is None and not self.on_trial:
+                group.start_soon(self._retry_when_mended)
+            with anyio.move_on_after(math.inf if delay_ms is None else delay_ms / 1000):
+                await self._retry.wait()
+            group.cancel_scope.cancel()
         if self._retry.is_set():
             await self._keep_record()
+
+    async def _retry_when_mended(self) -> None:
+        await self._life.mended()
+        self.retry()
 
     async def _served(self) -> None:
         await self.replica.serves()

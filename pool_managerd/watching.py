@@ -6,27 +6,28 @@ answer is no failure, a long prefill does that; that nobody takes connections an
 more is one, the third time in a row.
 
 Whether it moves on is judged by `domain.progress`.  A replica under suspicion gets
-no new work, and one token decides: it takes the suspicion away, and its absence
-ends the engine.  No probe that merely passes does.
+no new work, and one token decides (of an engine that generates none: one piece of its
+own work): it takes the suspicion away, and its absence ends the engine.  No probe
+that merely passes does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import aclosing
 from dataclasses import dataclass
 
 import anyio
 
 from contracts.config import Config
-from contracts.ids import new_uuid
 from contracts.pools import FailureReason
+from pool_managerd.canary import PROOFS, prove
 from pool_managerd.clock import Clock
 from pool_managerd.domain.leases import Work
 from pool_managerd.domain.progress import Progress, Verdict
 from pool_managerd.failure import Failure
+from pool_managerd.observed import within_bounds
 from pool_managerd.replica import Replica
-from worker_adapters.base import EngineClient, GenerationRequest, Observation
+from worker_adapters.base import EngineClient, Observation
 from worker_adapters.errors import EngineError, EngineUnreachable
 
 OBSERVE_S = 3.0
@@ -34,7 +35,6 @@ OBSERVE_MIN_S = 1.2
 ANSWER_S = 5.0
 PROBE_S = 30.0
 MISSED_MAX = 3
-CANARY_PROMPT = "The"
 NEVER_MS = 2**62
 
 
@@ -64,21 +64,6 @@ class Patience:
         return min(PROBE_S, max(1.0, self.stall_ms / 1000))
 
 
-async def generate_one_token(client: EngineClient, slot: int | None = None) -> None:
-    """Have one token generated, as any task would; raises `EngineError`."""
-    request = GenerationRequest(
-        prompt=CANARY_PROMPT,
-        max_tokens=1,
-        seed=0,
-        temperature=0.0,
-        slot=slot,
-        correlation_id=new_uuid(),
-    )
-    async with aclosing(client.stream(request)) as events:
-        async for _ in events:
-            pass
-
-
 class EngineWatch:
     """The watch over one life of a replica.
 
@@ -105,7 +90,9 @@ class EngineWatch:
         self._work = work
         self._coldest_slot = coldest_slot
         self._named = named
+        self._proof = PROOFS[replica.entry.pool.workload]
         self._missed = 0
+        self._another: str | None = None
         self._counts = False
         """Whether the engine tells of its work."""
         self._progress = Progress(
@@ -120,9 +107,11 @@ class EngineWatch:
                 await self._prove_again()
                 continue
             busy = await self._look()
+            if self._another is not None:
+                return Failure(FailureReason.IDENTITY_MISMATCH, self._another)
             suspicion = self._replica.suspicion or await self._judged(busy)
             if suspicion is not None and not await self._cleared(suspicion):
-                return Failure(FailureReason.NOT_PROGRESSING, f"{suspicion}; no token came")
+                return Failure(FailureReason.NOT_PROGRESSING, f"{suspicion}; no {self._proof} came")
         return Failure(FailureReason.UNREACHABLE, "it takes no connections any more")
 
     async def _pause(self) -> None:
@@ -141,10 +130,19 @@ class EngineWatch:
             return 0
         except (EngineError, TimeoutError):
             return 0
-        self._replica.observed(self._named(seen))
+        self._observed(seen)
         self._counts = seen.work_done is not None
         self._progress.counted(seen.work_done, self._clock.now_ms())
         return seen.slots_busy or 0
+
+    def _observed(self, seen: Observation) -> None:
+        """A server behind an address, or a wrapper, may start another engine unseen."""
+        named, before = within_bounds(self._named(seen)), self._replica.observation
+        versions = (named.engine_version, before.engine_version if before else None)
+        if None not in versions and versions[0] != versions[1]:
+            self._another = f"its engine was {versions[1]}, and another one answers: {versions[0]}"
+            return
+        self._replica.observed(named)
 
     async def _judged(self, busy: int) -> str | None:
         """What makes it suspect, if anything does; an idle one is asked for a token first."""
@@ -155,8 +153,8 @@ class EngineWatch:
         match self._progress.verdict(now):
             case Verdict.STALLED if self._would_be_told(work, now):
                 return "it has work in flight that does not move"
-            case Verdict.CANARY_DUE if not await self._token_comes():
-                return "it generated no token when it was asked for one"
+            case Verdict.CANARY_DUE if not await self._proof_comes():
+                return f"it gave no {self._proof} when it was asked for one"
         return None
 
     def _would_be_told(self, work: Work, now: int) -> bool:
@@ -168,26 +166,32 @@ class EngineWatch:
     async def _cleared(self, suspicion: str) -> bool:
         """Whether a token came of an engine that gets no new work until it does."""
         await self._replica.stalled(suspicion)
-        if not await self._token_comes():
+        if not await self._proof_comes():
             return False
         await self._replica.proved()
         return True
 
-    async def _token_comes(self) -> bool:
+    async def _proof_comes(self) -> bool:
         try:
             with anyio.fail_after(self._patience.canary_s):
-                await generate_one_token(self._client, self._coldest_slot())
+                await self._prove()
         except (EngineError, TimeoutError):
             return False
         self._progress.moved(self._clock.now_ms())
         return True
+
+    async def _prove(self) -> None:
+        capabilities = self._replica.capabilities
+        served = frozenset() if capabilities is None else frozenset(capabilities.workloads)
+        workload = self._replica.entry.pool.workload
+        await prove(self._client, workload, served, self._coldest_slot())
 
     async def _prove_again(self) -> None:
         """After a miss only a new token counts as an answer."""
         try:
             with anyio.fail_after(PROBE_S):
                 seen = await self._client.observe()
-                await generate_one_token(self._client, self._coldest_slot())
+                await self._prove()
         except EngineUnreachable as error:
             self._missed += 1
             await self._replica.unanswered(str(error))
@@ -195,6 +199,6 @@ class EngineWatch:
             return
         else:
             self._missed = 0
-            self._replica.observed(self._named(seen))
+            self._observed(seen)
             self._progress.moved(self._clock.now_ms())
             await self._replica.proved()

@@ -16,12 +16,13 @@ from contracts.pools import ReplicaState
 from contracts.service.failpoints import Failpoints
 from pool_managerd.clock import SystemClock
 from pool_managerd.external_life import ExternalLife
+from pool_managerd.launch_tools import LaunchTools
 from pool_managerd.leasing import Leasing
 from pool_managerd.life import Life
 from pool_managerd.models.digest import ModelDigests
 from pool_managerd.models.resolve import ModelResolver
 from pool_managerd.process_group import end_group
-from pool_managerd.process_life import LaunchTools, ProcessLife
+from pool_managerd.process_life import ProcessLife
 from pool_managerd.replica import Replica, ReplicaEntry
 from pool_managerd.run_records import RunRecords
 from pool_managerd.supervisor import Supervisor

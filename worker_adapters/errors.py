@@ -65,7 +65,11 @@ class EngineRefused(EngineError):
 
 def unserved(what: str) -> EngineRefused:
     """The refusal of something that the engine's dialect has no words for."""
-    return EngineRefused(f"this engine has no {what}", code=ErrorCode.INVALID_PARAMS, status=400)
+    return EngineRefused(
+        f"this engine has no {what}; leave it out, or use another pool",
+        code=ErrorCode.INVALID_PARAMS,
+        status=400,
+    )
 
 
 class EngineFailed(EngineError):

@@ -6,7 +6,7 @@ Only the fields read here are decoded; everything else is skipped.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -23,7 +23,10 @@ from worker_adapters.errors import (
 )
 
 ABSENT = msgspec.Raw(b"null")
-FINAL_FIELDS = ("content", "stop", "stop_type", "tokens_evaluated", "tokens_predicted", "timings")
+FINAL_FIELDS = (
+    *("content", "stop", "stop_type", "tokens_evaluated", "tokens_predicted"),
+    *("timings", "id_slot"),
+)
 """Asked for by name: otherwise the last event repeats the whole prompt."""
 
 FINISH: dict[str | None, Literal["stop", "length", "stop_string"]] = {
@@ -31,6 +34,10 @@ FINISH: dict[str | None, Literal["stop", "length", "stop_string"]] = {
     "limit": "length",
     "word": "stop_string",
 }
+
+TOO_LONG = "exceed_context_size_error"
+TOO_LONG_FOR_A_BATCH = "too large to process"
+"""Said of an input to embed, which has to fit one batch, as if the server had failed."""
 
 VERSION_CHARACTERS = 256
 UNVERSIONED_BUILD = "b0-"
@@ -41,6 +48,8 @@ Count = Annotated[int, msgspec.Meta(ge=0, le=INT32_MAX)]
 """A figure as llama.cpp's own `int32_t` holds it; any other is not llama.cpp's."""
 Size = Annotated[int, msgspec.Meta(ge=1, le=INT32_MAX)]
 """A count of which an engine that serves has at least one."""
+SlotNumber = Annotated[int, msgspec.Meta(ge=-1, le=INT32_MAX)]
+"""-1 is no slot."""
 
 
 class Timings(msgspec.Struct, gc=False):
@@ -68,6 +77,8 @@ class Event(msgspec.Struct, gc=False):
     tokens_evaluated: Count = 0
     tokens_predicted: Count = 0
     timings: Timings | None = None
+    id_slot: SlotNumber = -1
+    """Only the final event tells the real one; the others say -1."""
     prompt_progress: PromptProgress | None = None
     error: msgspec.Raw = ABSENT
 
@@ -90,6 +101,12 @@ class Settings(msgspec.Struct):
     n_ctx: Size
 
 
+class TemplateAbilities(msgspec.Struct):
+    """What the model's chat template can render."""
+
+    supports_tools: bool = False
+
+
 class Props(msgspec.Struct):
     """What `/props` says of the server."""
 
@@ -97,6 +114,7 @@ class Props(msgspec.Struct):
     total_slots: Size
     model_alias: str | None = None
     build_info: str | None = None
+    chat_template_caps: TemplateAbilities | None = None
 
 
 class NextToken(msgspec.Struct):
@@ -106,9 +124,11 @@ class NextToken(msgspec.Struct):
 
 
 class Slot(msgspec.Struct):
-    """One entry of `/slots`; one that was never used has no more than `is_processing`."""
+    """One entry of `/slots`; one that was never used tells of no work."""
 
     is_processing: bool
+    speculative: bool | None = None
+    """Whether it guesses tokens ahead; None: not told."""
     id_task: int = 0
     n_prompt_tokens_processed: int | None = None
     next_token: list[NextToken] | NextToken = msgspec.field(default_factory=list)
@@ -156,6 +176,12 @@ def completion_body(prompt: str, request: GenerationRequest) -> bytes:
         "temperature": request.temperature,
         "top_p": request.top_p,
         "top_k": request.top_k,
+        "min_p": request.min_p,
+        "repeat_penalty": request.repetition_penalty,
+        "presence_penalty": request.presence_penalty,
+        "frequency_penalty": request.frequency_penalty,
+        "json_schema": request.json_schema,
+        "grammar": request.grammar,
         "id_slot": request.slot,
     }
     return msgspec.json.encode({name: value for name, value in body.items() if value is not None})
@@ -203,6 +229,7 @@ def finished(event: Event) -> Finished:
         tokens_in=event.tokens_evaluated,
         tokens_out=event.tokens_predicted,
         cached_tokens=None if event.timings is None else event.timings.cache_n,
+        slot=event.id_slot if event.id_slot >= 0 else None,
     )
 
 
@@ -235,10 +262,10 @@ def stream_error(body: bytes) -> EngineError:
 def _meaning(status: int, error: Error, retry_after: str | None) -> EngineError:
     """The one table of llama.cpp's refusals."""
     said = quoted(error.message)
+    if error.type == TOO_LONG or (status == 500 and TOO_LONG_FOR_A_BATCH in error.message):
+        return EngineRefused(said, code=ErrorCode.CONTEXT_EXCEEDED, status=status)
     if status in (400, 413, 422):
-        too_long = error.type == "exceed_context_size_error"
-        code: Any = ErrorCode.CONTEXT_EXCEEDED if too_long else ErrorCode.INVALID_PARAMS
-        return EngineRefused(said, code=code, status=status)
+        return EngineRefused(said, code=ErrorCode.INVALID_PARAMS, status=status)
     if status in (429, 503):
         return EngineBusy(said, retry_after_ms=retry_after_ms(retry_after))
     if status >= 500 and status != 501:

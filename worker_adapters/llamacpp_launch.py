@@ -27,6 +27,7 @@ class LlamaServerLauncher(EngineLauncher):
         if spec.tensor_split and not SPLIT_ARGUMENTS & _names(spec.engine_args):
             shares = ",".join(f"{share:g}" for share in spec.tensor_split)
             argv += ("--tensor-split", shares)
+        argv += _for_workload(spec)
         argv += ("--metrics", "--slots", "--no-webui")
         if spec.slot_dir is not None:
             argv += ("--slot-save-path", str(spec.slot_dir))
@@ -66,6 +67,7 @@ class EmbeddedLauncher(EngineLauncher):
         argv = (sys.executable, "-m", "worker_adapters.embedded", *_address(spec))
         argv += ("--model", _model(spec), "--alias", spec.model_alias)
         argv += ("--ctx", str(spec.ctx), "--slots", str(spec.slots))
+        argv += ("--workload", spec.workload)
         if spec.slot_dir is not None:
             argv += ("--slot-dir", str(spec.slot_dir))
         return LaunchPlan(argv, {API_KEY_VARIABLE: spec.api_key})
@@ -95,7 +97,17 @@ _EMBEDDED_EXITS: dict[int, FailureReason] = {
     EmbeddedExit.BAD_MODEL: FailureReason.MODEL_MISSING,
     EmbeddedExit.WHEEL_MISSING: FailureReason.TOOL_MISSING,
     EmbeddedExit.PORT_TAKEN: FailureReason.PORT_TAKEN,
+    EmbeddedExit.UNFIT_MODEL: FailureReason.WORKLOAD_MISSING,
 }
+
+
+def _for_workload(spec: LaunchSpec) -> tuple[str, ...]:
+    """llama-server's words for it; the pooling of vectors is the model's own."""
+    if spec.workload == "generation":
+        return ()
+    route = "--reranking" if spec.workload == "rerank" else "--embeddings"
+    # A text is embedded in one piece, which the physical batch has to hold.
+    return (route, "--batch-size", str(spec.ctx), "--ubatch-size", str(spec.ctx))
 
 
 def _names(arguments: Sequence[str]) -> set[str]:

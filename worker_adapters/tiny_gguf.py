@@ -22,7 +22,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal
 
 try:
     import gguf
@@ -34,31 +34,18 @@ except ImportError as missing:
         sys.exit(f"tiny_gguf: {_REMEDY}")
     raise ImportError(_REMEDY, name=missing.name) from None
 
-_DICTIONARY = """
-a above after again air all along and answer apple around as at away back bank be because bell
-below beside bird blue boat book both branch bread bridge bright brook brown but by calm carry cat
-chair child clear cloud coast cold copper corner cross dark day deep door down dream drum dry dust
-each early east edge evening every far feather field find fire first fish floor flower fold for
-forest from full garden gate gentle glass go gold good grain green ground half hammer hand harbor
-he hear heart here high hill his home horse hour how if in iron island it key kind lake lamp large
-late leaf left light like linen listen little long low man many map marble meadow milk mill mirror
-moon more morning moss mountain narrow near needle never new night north not now oak ocean of old
-on once only open or orange orchard our out over owl paper path pearl plain pond quiet rain red
-reed rice ridge river road roof room rope sail salt sand sea seed she shore silver slow small snow
-so soft song south spring star still stone stream summer sun table that the then there they thread
-through tide to tower tree under until up valley very village voice warm was water wave we west
-when where white wide wild wind window winter with wolf wood year yellow you young
-"""
-WORDS = tuple(_DICTIONARY.split())
-
-PAD, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
-CONTROL = (PAD, TURN_START, TURN_END)
-CHAT_TEMPLATE = (
-    "{% for message in messages %}"
-    f"{{{{ '{TURN_START}' + message['role'] + '\\n' + message['content'] + '{TURN_END}\\n' }}}}"
-    "{% endfor %}"
-    f"{{% if add_generation_prompt %}}{{{{ '{TURN_START}assistant\\n' }}}}{{% endif %}}"
+from worker_adapters.tiny_vocabulary import (
+    CHAT_TEMPLATE,
+    CONTROL,
+    PAD,
+    TOOL_TEMPLATE,
+    TURN_END,
+    WORDS,
+    Vocabulary,
+    byte_letters,
+    vocabulary,
 )
+
 CONTEXT = 8192
 CONSTANT = 3.0
 SUPPRESSED = -40.0
@@ -79,6 +66,11 @@ class Preset:
     feed_forward: int
     end_bias: float
     """Of end-of-turn, in logits; 1.0 ends after some tens of words, -1.5 after hundreds."""
+    architecture: Literal["llama", "qwen3"] = "llama"
+    """qwen3 is the one that has a head to rank with."""
+    pooling: gguf.PoolingType | None = None
+    """How the vectors of a text become one; None: it was not made for that."""
+    template: str = CHAT_TEMPLATE
 
     @property
     def head_width(self) -> int:
@@ -90,19 +82,20 @@ class Preset:
 # cache and no wide core takes away, in a file that still loads in half a second.
 _SLOW = Preset(layers=320, width=192, heads=4, kv_heads=1, feed_forward=384, end_bias=-1.5)
 
+_TINY = Preset(layers=2, width=128, heads=4, kv_heads=2, feed_forward=256, end_bias=1.0)
+
 PRESETS = {
-    "tiny": Preset(layers=2, width=128, heads=4, kv_heads=2, feed_forward=256, end_bias=1.0),
+    "tiny": _TINY,
     "demo": _SLOW,
     "endless": replace(_SLOW, end_bias=SUPPRESSED),
+    "tools": replace(_TINY, template=TOOL_TEMPLATE),
+    "embedding": replace(_TINY, pooling=gguf.PoolingType.MEAN),
+    "rerank": replace(_TINY, architecture="qwen3", pooling=gguf.PoolingType.RANK),
 }
-"""tiny: thousands of tokens a second; demo: tens, to be seen coming; endless: never stops."""
+"""tiny: thousands of tokens a second; demo: tens, to be seen coming; endless: never stops.
 
-
-class Vocabulary(NamedTuple):
-    """Byte-level BPE: every byte, and every beginning of " word" with its merge."""
-
-    tokens: list[str]
-    merges: list[str]
+tools: its chat template knows tools; embedding and rerank: made for that alone.
+"""
 
 
 def write_model(path: Path, preset: str = "tiny", seed: int = 7) -> None:
@@ -120,12 +113,12 @@ def write_model(path: Path, preset: str = "tiny", seed: int = 7) -> None:
 
 
 def _write(path: Path, shape: Preset, seed: int, name: str) -> None:
-    vocabulary = _vocabulary()
-    writer = gguf.GGUFWriter(path, "llama")
+    words = vocabulary()
+    writer = gguf.GGUFWriter(path, shape.architecture)
     try:
         _describe(writer, shape, name)
-        _describe_tokens(writer, vocabulary)
-        for tensor_name, tensor in _tensors(shape, seed, vocabulary.tokens):
+        _describe_tokens(writer, words, shape.template)
+        for tensor_name, tensor in tensors(shape, seed, words.tokens):
             writer.add_tensor(tensor_name, tensor)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
@@ -145,50 +138,37 @@ def _describe(writer: gguf.GGUFWriter, shape: Preset, name: str) -> None:
     writer.add_head_count_kv(shape.kv_heads)
     writer.add_rope_dimension_count(shape.head_width)
     writer.add_layer_norm_rms_eps(1e-5)
+    if shape.architecture == "qwen3":
+        writer.add_key_length(shape.head_width)
+        writer.add_value_length(shape.head_width)
+    if shape.pooling is not None:
+        writer.add_pooling_type(shape.pooling)
+    if shape.pooling is gguf.PoolingType.RANK:
+        writer.add_array(f"{shape.architecture}.classifier.output_labels", ["yes", "no"])
 
 
-def _describe_tokens(writer: gguf.GGUFWriter, vocabulary: Vocabulary) -> None:
+def _describe_tokens(writer: gguf.GGUFWriter, words: Vocabulary, template: str) -> None:
     kinds = [
         gguf.TokenType.CONTROL if token in CONTROL else gguf.TokenType.NORMAL
-        for token in vocabulary.tokens
+        for token in words.tokens
     ]
-    end = vocabulary.tokens.index(TURN_END)
-    writer.add_vocab_size(len(vocabulary.tokens))
+    end = words.tokens.index(TURN_END)
+    writer.add_vocab_size(len(words.tokens))
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list(vocabulary.tokens)
+    writer.add_token_list(words.tokens)
     writer.add_token_types(kinds)
-    writer.add_token_merges(vocabulary.merges)
-    writer.add_bos_token_id(vocabulary.tokens.index(PAD))
-    writer.add_pad_token_id(vocabulary.tokens.index(PAD))
+    writer.add_token_merges(words.merges)
+    writer.add_bos_token_id(words.tokens.index(PAD))
+    writer.add_pad_token_id(words.tokens.index(PAD))
     writer.add_eos_token_id(end)
     writer.add_eot_token_id(end)
     writer.add_add_bos_token(False)
-    writer.add_chat_template(CHAT_TEMPLATE)
-
-
-def _byte_letters() -> list[str]:
-    """One printable letter per byte value, as GPT-2 maps them."""
-    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    spare = iter(range(0x100, 0x200))
-    return [chr(byte if byte in printable else next(spare)) for byte in range(0x100)]
-
-
-def _vocabulary() -> Vocabulary:
-    letters = _byte_letters()
-    tokens = dict.fromkeys((*CONTROL, *letters))
-    merges: dict[str, None] = {}
-    for word in WORDS:
-        beginning = letters[ord(" ")]
-        for letter in word:
-            merges[f"{beginning} {letter}"] = None
-            beginning += letter
-            tokens[beginning] = None
-    return Vocabulary(list(tokens), list(merges))
+    writer.add_chat_template(template)
 
 
 def _output_bias(tokens: list[str], end_bias: float) -> Array:
-    space = _byte_letters()[ord(" ")]
+    space = byte_letters()[ord(" ")]
     bias = {space + word: 0.0 for word in WORDS} | {TURN_END: end_bias}
     return np.array([bias.get(token, SUPPRESSED) for token in tokens], np.float32)
 
@@ -208,7 +188,7 @@ class _Weights:
         return levels[words.view(np.uint8)[:size]].reshape(rows, columns)
 
 
-def _tensors(shape: Preset, seed: int, tokens: list[str]) -> Iterator[tuple[str, Array]]:
+def tensors(shape: Preset, seed: int, tokens: list[str]) -> Iterator[tuple[str, Array]]:
     """Every tensor, under its GGUF name, as [outputs, inputs]."""
     weights = _Weights(seed)
     ones = np.ones(shape.width, np.float32)
@@ -222,6 +202,8 @@ def _tensors(shape: Preset, seed: int, tokens: list[str]) -> Iterator[tuple[str,
     for layer in range(shape.layers):
         for name, tensor in _layer(shape, weights, ones):
             yield f"blk.{layer}.{name}.weight", tensor
+    if shape.pooling is gguf.PoolingType.RANK:
+        yield "cls.output.weight", weights.matrix(2, shape.width, shape.width**-0.5)
 
 
 def _layer(shape: Preset, weights: _Weights, ones: Array) -> Iterator[tuple[str, Array]]:
@@ -236,6 +218,9 @@ def _layer(shape: Preset, weights: _Weights, ones: Array) -> Iterator[tuple[str,
     yield "attn_q", weights.matrix(width, width, narrow)
     yield "attn_k", weights.matrix(kv, width, narrow)
     yield "attn_v", weights.matrix(kv, width, narrow)
+    if shape.architecture == "qwen3":
+        yield "attn_q_norm", ones[: shape.head_width]
+        yield "attn_k_norm", ones[: shape.head_width]
     yield "attn_output", attention
     yield "ffn_norm", ones
     yield "ffn_gate", weights.matrix(inner, width, narrow)

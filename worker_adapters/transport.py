@@ -27,6 +27,8 @@ CONNECT_TIMEOUT_S = 5.0
 ANSWER_TIMEOUT_S = 10.0
 ANSWER_BYTES = 8 * 1024 * 1024
 READ_BUFFER_BYTES = 64 * 1024
+JSON = "application/json"
+"""What every body sent is; vLLM and TGI refuse a request that says something else."""
 
 # The first class that fits decides, so the special come before the general.
 _MEANING: tuple[tuple[type[BaseException], type[EngineError]], ...] = (
@@ -175,6 +177,8 @@ class EngineTransport:
     async def _request(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None
     ) -> AsyncIterator[aiohttp.ClientResponse]:
+        if body is not None:
+            headers = {**headers, "Content-Type": JSON}
         response = await self._session.request(
             method, url, headers=headers, data=body, allow_redirects=False
         )

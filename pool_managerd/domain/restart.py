@@ -29,13 +29,16 @@ from contracts.pools import FailureReason
 UNRECOVERABLE = frozenset(
     {
         FailureReason.BAD_ARGUMENT,
+        FailureReason.DIGEST_MISMATCH,
         FailureReason.DOWNLOAD_DENIED,
         FailureReason.GPU_LOST,
         FailureReason.INSUFFICIENT_VRAM,
         FailureReason.MODEL_INVALID,
         FailureReason.MODEL_MISSING,
         FailureReason.TOOL_MISSING,
+        FailureReason.VERSION_MISMATCH,
         FailureReason.VRAM_OOM,
+        FailureReason.WORKLOAD_MISSING,
     }
 )
 JITTER = 0.25

@@ -1,9 +1,9 @@
-"""The sha256 of a model file, computed beside everything else and remembered.
+"""The sha256 of a model, computed beside everything else and remembered.
 
-A model of 20 GB takes a minute to hash, so it is done in a worker thread, one
-file at a time, while the engine loads.  The result is kept in the state directory
-under (device, inode, size, mtime): a file that was not written to is not read
-again.
+A model of 20 GB takes a minute to hash, so it is done in a worker thread, one at a
+time, while the engine loads.  The result is kept in the state directory under the
+model's stamp, which is (device, inode, size, mtime) of a file, and of a directory the
+hash of those of all its files: what was not written to is not read again.
 """
 
 from __future__ import annotations
@@ -13,17 +13,20 @@ import hashlib
 import os
 import threading
 from pathlib import Path
+from typing import BinaryIO
 
 import anyio
 import anyio.to_thread
 import msgspec
+
+from pool_managerd.models.model_tree import files_of, tree_digest
 
 CHUNK_BYTES = 4 * 1024 * 1024
 CACHE_ENTRIES_MAX = 256
 
 
 class ModelDigests:
-    """Digests of model files, as `sha256:` and 64 hex digits."""
+    """Digests of models, as `sha256:` and 64 hex digits; of a directory see `model_tree`."""
 
     def __init__(self, state_dir: Path) -> None:
         self._path = state_dir / "model-digests.json"
@@ -34,7 +37,7 @@ class ModelDigests:
         """The digest of `model`; waits for its turn.
 
         Raises:
-            OSError: the file cannot be read, or was written to while it was.
+            OSError: it cannot be read, or was written to while it was.
         """
         async with self._one_at_a_time:
             halt = threading.Event()
@@ -45,22 +48,49 @@ class ModelDigests:
             finally:
                 halt.set()
 
+    async def known(self, stamp: str) -> str | None:
+        """The digest of what had this stamp, if it was ever computed; reads nothing else."""
+        if self._known is None:
+            self._known = await anyio.to_thread.run_sync(self._read)
+        return self._known.get(stamp)
+
+    @staticmethod
+    def stamp(model: Path) -> str:
+        """What changes whenever the model is written to or replaced; for a worker thread.
+
+        Raises:
+            OSError: it is not there.
+        """
+        status = model.stat()
+        if not model.is_dir():
+            return _identity(status)
+        lines = (f"{_identity(file.path.stat())} {file.name}\n" for file in files_of(model))
+        return f"tree:{hashlib.sha256(''.join(lines).encode()).hexdigest()}"
+
     def _digest(self, model: Path, halt: threading.Event) -> str:
         if self._known is None:
             self._known = self._read()
-        with model.open("rb") as file:
-            key = _identity(os.fstat(file.fileno()))
-            if key in self._known:
-                return self._known[key]
+        stamp = self.stamp(model)
+        if stamp in self._known:
+            return self._known[stamp]
+
+        def hash_of(content: BinaryIO) -> str:
             digest = hashlib.sha256()
-            while chunk := file.read(CHUNK_BYTES):
+            while chunk := content.read(CHUNK_BYTES):
                 if halt.is_set():
                     raise OSError("hashing was stopped")
                 digest.update(chunk)
-            if _identity(os.fstat(file.fileno())) != key:
-                raise OSError(f"{model} was written to while it was read")
-        self._remember(key, f"sha256:{digest.hexdigest()}")
-        return self._known[key]
+            return digest.hexdigest()
+
+        if model.is_dir():
+            digest = tree_digest(files_of(model), hash_of)
+        else:
+            with model.open("rb") as content:
+                digest = hash_of(content)
+        if self.stamp(model) != stamp:
+            raise OSError(f"{model} was written to while it was read")
+        self._remember(stamp, f"sha256:{digest}")
+        return self._known[stamp]
 
     def _read(self) -> dict[str, str]:
         try:
@@ -68,9 +98,9 @@ class ModelDigests:
         except (FileNotFoundError, msgspec.DecodeError):
             return {}
 
-    def _remember(self, key: str, digest: str) -> None:
+    def _remember(self, stamp: str, digest: str) -> None:
         assert self._known is not None
-        self._known[key] = digest
+        self._known[stamp] = digest
         while len(self._known) > CACHE_ENTRIES_MAX:
             del self._known[next(iter(self._known))]
         fresh = self._path.with_suffix(".new")

@@ -16,9 +16,9 @@ from contracts.service.failpoints import Failpoints
 from pool_managerd.changeover import Changeover, ExchangeFailed, Terms
 from pool_managerd.clock import SystemClock
 from pool_managerd.fleet import Fleet
+from pool_managerd.launch_tools import LaunchTools
 from pool_managerd.leasing import Leasing
 from pool_managerd.models.digest import ModelDigests
-from pool_managerd.process_life import LaunchTools
 from pool_managerd.procfs import group_members
 from pool_managerd.replica import Replica, ReplicaEntry
 from pool_managerd.run_records import RunRecords

@@ -79,6 +79,29 @@ def test_a_figure_that_cannot_be_had_is_absent_and_never_zero() -> None:
         assert 'vram_total_bytes{device="GPU-a"} 100.0' in text
 
 
+def test_what_an_engine_tells_of_its_requests_is_shown_and_else_absent() -> None:
+    """LO-MET-006."""
+    scraped = Scraped(Parts((told(replica()),), (), None))
+    names = ("engine_requests_running{", "engine_requests_waiting{", "kv_cache_evictions_total{")
+    text = scraped.text(scraped.parts)
+    assert not any(name in text for name in names)
+    known = replica(requests_running=2, requests_waiting=0, kv_evictions=5)
+    text = scraped.text(Parts((told(known),), (), None))
+    assert 'engine_requests_running{pool_id="p",replica_id="p/0"} 2.0' in text
+    assert 'engine_requests_waiting{pool_id="p",replica_id="p/0"} 0.0' in text
+    text = scraped.text(Parts((told(replica()),), (), None))
+    assert not any(name in text for name in names[:2])
+
+
+def test_evictions_are_counted_on_over_restarts_of_the_engine() -> None:
+    """LO-MET-006: an engine counts from its own start."""
+    scraped = Scraped(Parts((), (), None))
+    series = 'kv_cache_evictions_total{pool_id="p",replica_id="p/0"}'
+    for count, shown in ((0, 0.0), (5, 5.0), (7, 7.0), (2, 9.0), (2, 9.0)):
+        text = scraped.text(Parts((told(replica(kv_evictions=count)),), (), None))
+        assert f"{series} {shown}" in text
+
+
 def test_a_card_that_is_gone_takes_its_figures_with_it() -> None:
     """LO-MET-006."""
     scraped = Scraped(Parts((), (CARD,), 0))

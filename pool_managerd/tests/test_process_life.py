@@ -12,9 +12,10 @@ from contracts.pools import FailureReason, ReplicaState
 from contracts.service.failpoints import Failpoints
 from pool_managerd.clock import SystemClock
 from pool_managerd.domain.replica_state import Move
+from pool_managerd.launch_tools import LaunchTools
 from pool_managerd.leasing import Leasing
 from pool_managerd.models.digest import ModelDigests
-from pool_managerd.process_life import LaunchTools, ProcessLife
+from pool_managerd.process_life import ProcessLife
 from pool_managerd.replica import Replica, ReplicaEntry
 from pool_managerd.run_records import RunRecords
 from pool_managerd.telemetry.none import NoSource

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 from collections.abc import Iterator
 from itertools import count, cycle
-from typing import Any
 
 from aiohttp import web
 
@@ -33,9 +31,8 @@ class EventWriter:
         self._line_ends = cycle(LINE_ENDS if "mixed-line-ends" in faults else LINE_ENDS[:1])
         self._ids = count()
 
-    async def event(self, data: dict[str, Any]) -> None:
-        """One event of ours."""
-        payload = json.dumps(data, ensure_ascii=False).encode()
+    async def event(self, payload: bytes) -> None:
+        """One event with this payload."""
         if self._mangled:
             await self._pieces(self._framed(payload))
         else:

@@ -6,7 +6,7 @@ engine serves good and bad streams side by side and still becomes ready.
 
 The process
     ignore-term       SIGTERM does nothing
-    slow-start-MS     answers 503 "Loading model" for so long
+    slow-start-MS     is not there for so long: answers 503, or has its port closed
     silent-start      opens no port, for ever
     die-at-start      ends with exit code 3 before it listens
     bad-model, out-of-memory, gpu-lost, bad-argument, port-taken
@@ -41,6 +41,7 @@ A stream, before its token N + 1 as `NAME-N`, before its first one as `NAME`
     foreign-data      sends an event of another dialect, named `execute`
     endless-line      sends a line that never ends
     cut-chunk         breaks the connection off within a chunk of the body
+    error             reports a failure of its own, and ends as the engine then does
 
 A stream, at its end
     no-final          ends the body without the final event
@@ -64,7 +65,7 @@ LAST_WORDS = {
 ODD_WORDS = (" né", " 日本語", "\u2028", "\x85", " 😀", " ß\u2029", "\x0b")
 """What `split-utf8` speaks, over and over: among it all that `str.splitlines` would cut at."""
 
-AT_A_TOKEN = frozenset({"bad-json", "foreign-data", "endless-line", "cut-chunk"})
+AT_A_TOKEN = frozenset({"bad-json", "foreign-data", "endless-line", "cut-chunk", "error"})
 NUMBERED = frozenset(
     {"die-after", "crash-after", "deaf-after", "hang-after", "flood", "slice", "status"}
 )

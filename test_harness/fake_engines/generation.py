@@ -10,11 +10,11 @@ import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from aiohttp import web
 
 from test_harness.fake_engines.attempts_log import Attempt
+from test_harness.fake_engines.dialect import Asked, Dialect, Told, payload
 from test_harness.fake_engines.event_writer import EventWriter
 from test_harness.fake_engines.faults import ODD_WORDS, Faults
 from test_harness.fake_engines.slots import Slot
@@ -23,45 +23,40 @@ EXIT_DIED = 3
 POISON = "POISON"
 FLOOD_TOKEN = " " + "x" * 9_999
 FLOOD_TOKENS_PER_MB = 100
+TOLD_TO = "a fault of this test: error"
 
 _LENGTH = re.compile(r"len=(\d+)")
 
 
 @dataclass(frozen=True)
 class Ask:
-    """One `POST /completion`."""
+    """One generation, as it was asked for and as its faults have it."""
 
+    asked: Asked
     words: tuple[str, ...]
     """The prompt, a token a word."""
-    most: int
-    """Tokens at most; negative for no bound."""
     length: int
     """Tokens after which the text ends by itself."""
-    slot: int | None
-    cache_prompt: bool
-    progress: bool
     faults: Faults
 
     @classmethod
-    def read(cls, body: dict[str, Any], options: argparse.Namespace, faults: Faults) -> Ask:
+    def read(cls, asked: Asked, options: argparse.Namespace, faults: Faults) -> Ask:
         """A request; ValueError where its prompt asks for a fault that there is not."""
-        words = tuple(str(body.get("prompt", "")).split())
+        words = tuple(asked.prompt.split())
         faults = faults.with_those_of(words)
-        return cls(
-            words=words,
-            most=int(body.get("n_predict", -1)),
-            length=_length(words, faults, options.tokens),
-            slot=body.get("id_slot"),
-            cache_prompt=bool(body.get("cache_prompt", True)),
-            progress=bool(body.get("return_progress")) and "no-progress" not in faults,
-            faults=faults,
-        )
+        return cls(asked, words, _length(words, faults, options.tokens), faults)
+
+    @property
+    def progress(self) -> bool:
+        """Whether it shall tell how far the prompt is."""
+        return self.asked.progress and "no-progress" not in self.faults
 
     def end(self) -> tuple[int, str]:
         """How many tokens there will be, and why no more."""
-        if self.most < 0 or self.length < self.most or "ignore-n-predict" in self.faults:
+        most = self.asked.most
+        if most < 0 or self.length < most or "ignore-n-predict" in self.faults:
             return self.length, "eos"
-        return self.most, "limit"
+        return most, "limit"
 
 
 def _length(words: Sequence[str], faults: Faults, most: int) -> int:
@@ -100,34 +95,41 @@ class Engine:
 class Generation:
     """One stream in one slot."""
 
-    def __init__(self, engine: Engine, ask: Ask, slot: Slot, attempt: Attempt) -> None:
+    def __init__(
+        self, dialect: Dialect, engine: Engine, ask: Ask, slot: Slot, attempt: Attempt
+    ) -> None:
+        self._dialect = dialect
         self._engine = engine
         self._options = engine.options
         self._ask = ask
         self._slot = slot
         self._attempt = attempt
-        self._cached = self._found_in_cache()
+        self._cached = self._processed = self._found_in_cache()
+        self._prompt_ms = 0.0
 
     async def run(self, request: web.Request) -> web.StreamResponse:
         """Answer; canceled when the client leaves, with what came so far left in the cache."""
         writer = EventWriter(request, self._ask.faults)
-        prompt_ms = await self._evaluate(writer)
-        count, stop_type = self._ask.end()
+        await self._evaluate(writer)
+        count, ending = self._ask.end()
         for index in range(count):
             if self._ask.faults:
                 await self._misbehave(writer, index)
+                if self._ask.faults.get("error") == index:
+                    await self._say(writer, self._dialect.error_event(TOLD_TO))
+                    return await writer.end()
             await self._token(writer, index)
-        await self._finish(writer, count, stop_type, prompt_ms)
+        await self._finish(writer, ending)
         return await writer.end()
 
     def _found_in_cache(self) -> int:
         """Words that need no evaluation; at least the last one does."""
-        if not self._ask.cache_prompt:
+        if not self._ask.asked.cache_prompt:
             return 0
         return max(0, min(self._slot.common(self._ask.words), len(self._ask.words) - 1))
 
-    async def _evaluate(self, writer: EventWriter) -> float:
-        """Take the prompt up, batch by batch; returns how long it took, ms."""
+    async def _evaluate(self, writer: EventWriter) -> None:
+        """Take the prompt up, batch by batch."""
         words, options, began = self._ask.words, self._options, time.monotonic()
         self._engine.prefilling(1)
         try:
@@ -141,30 +143,25 @@ class Generation:
                 await self._progress(writer, start + len(batch), began)
         finally:
             self._engine.prefilling(-1)
-        return (time.monotonic() - began) * 1000
 
     async def _progress(self, writer: EventWriter, processed: int, began: float) -> None:
-        if not self._ask.progress:
-            return
-        figures = {
-            "total": len(self._ask.words),
-            "cache": self._cached,
-            "processed": processed,
-            "time_ms": round((time.monotonic() - began) * 1000),
-        }
-        # llama.cpp sends a token that is none here.
-        await writer.event(self._part("", 0, 0) | {"prompt_progress": figures})
+        self._processed = processed
+        self._prompt_ms = (time.monotonic() - began) * 1000
+        event = self._dialect.progress(self._told()) if self._ask.progress else None
+        if event is not None:
+            await writer.event(payload(event))
 
-    def _part(self, text: str, token: int, predicted: int) -> dict[str, Any]:
-        return {
-            "index": 0,
-            "content": text,
-            "tokens": [token],
-            "stop": False,
-            "id_slot": -1,
-            "tokens_predicted": predicted,
-            "tokens_evaluated": len(self._ask.words),
-        }
+    def _told(self) -> Told:
+        return Told(
+            form=self._ask.asked.form,
+            words_in=len(self._ask.words),
+            cached=self._cached,
+            processed=self._processed,
+            sent=self._attempt.sent,
+            slot=self._slot.number,
+            prompt_ms=self._prompt_ms,
+            bad_figures="bad-figures" in self._ask.faults,
+        )
 
     async def _token(self, writer: EventWriter, index: int) -> None:
         text = self._text(index)
@@ -173,7 +170,7 @@ class Generation:
         self._engine.sent += 1
         if self._ask.faults.due("deaf-after", self._engine.sent):
             self._engine.deaf.set()
-        await writer.event(self._part(text, index, index + 1))
+        await writer.event(payload(self._dialect.token(self._told(), text)))
         self._attempt.sent += 1
         self._slot.words += text.split()
 
@@ -202,25 +199,12 @@ class Generation:
         if faults.due("cut-chunk", index):
             await writer.cut()
 
-    async def _finish(
-        self, writer: EventWriter, count: int, stop_type: str, prompt_ms: float
-    ) -> None:
-        evaluated, faults = len(self._ask.words), self._ask.faults
-        final = {
-            "index": 0,
-            "content": "",
-            "tokens": [],
-            "id_slot": self._slot.number,
-            "stop": True,
-            "stop_type": stop_type,
-            "tokens_predicted": count,
-            "tokens_evaluated": -1 if "bad-figures" in faults else evaluated,
-            "timings": {
-                "cache_n": self._cached,
-                "prompt_n": evaluated - self._cached,
-                "prompt_ms": prompt_ms,
-                "predicted_n": count,
-            },
-        }
+    async def _finish(self, writer: EventWriter, ending: str) -> None:
+        faults = self._ask.faults
+        final = self._dialect.final(self._told(), ending)
         for _ in range(0 if "no-final" in faults else 2 if "two-finals" in faults else 1):
-            await writer.event(final)
+            await self._say(writer, final)
+
+    async def _say(self, writer: EventWriter, payloads: Sequence[bytes]) -> None:
+        for said in payloads:
+            await writer.event(said)

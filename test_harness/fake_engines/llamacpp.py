@@ -1,128 +1,182 @@
 """A stand-in for llama-server: its dialect, without a model, with faults by name.
 
-    python -m test_harness.fake_engines.llamacpp --port P [--slots N] [--ctx N]
-        [--token-ms MS] [--tokens N] [--prefill-ms-per-token MS] [--progress-every N]
-        [--attempts-log FILE] [--fault NAME]...
+    python -m test_harness.fake_engines.llamacpp --port P …
 
-A token is a word, of prompts too.  It says ` w0 w1 w2 …`, one every `--token-ms`,
-`--tokens` at most; a prompt that holds a word `len=37` gets 37.  Before the first
-one the prompt is evaluated in batches of `--progress-every`, but for what the
-slot's cache holds.  The API key comes from `--api-key` or `LLAMA_API_KEY`;
-without one every key is taken.
-
-The faults are listed in `faults.py`, what `--attempts-log` writes in `attempts_log.py`.
+See `process.py` for its options.
 """
 
 from __future__ import annotations
 
-import argparse
-import asyncio
-import os
-import signal
-import subprocess
-import sys
-import threading
-from pathlib import Path
-from typing import NoReturn
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from aiohttp import web
 
-from test_harness.fake_engines.faults import LAST_WORDS, Faults
-from test_harness.fake_engines.generation import EXIT_DIED
+from test_harness.fake_engines.dialect import Asked, Dialect, Told, payload
+from test_harness.fake_engines.process import run
 from test_harness.fake_engines.server import FakeEngine
 
-GRANDCHILD = "import signal,time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(3600)"
+KINDS = {400: "invalid_request_error", 401: "authentication_error", 503: "unavailable_error"}
 
 
-def main() -> None:
-    """Serve until SIGTERM, or as the faults have it."""
-    parser = options_parser()
-    options = parser.parse_args()
-    try:
-        faults = Faults.named(options.fault)
-    except ValueError as error:
-        parser.error(str(error))
-    _die_at_once(faults)
-    if "fork-on-start" in faults:
-        _fork(options.pid_file)
-    if "grandchild" in faults:
-        child = subprocess.Popen([sys.executable, "-c", GRANDCHILD])
-        Path(options.pid_file or os.devnull).write_text(str(child.pid))
-    if "log-flood" in faults:
-        threading.Thread(target=_flood, daemon=True).start()
-    if "silent-start" in faults:
-        threading.Event().wait()
-    asyncio.run(_serve(options, ignore_term="ignore-term" in faults))
+class LlamaCpp(Dialect):
+    """What the adapter asks of llama-server."""
+
+    name = "llamacpp"
+    key_variable = "LLAMA_API_KEY"
+    open_paths = frozenset({"/health"})
+    generating_paths = frozenset({"/completion"})
+    answers_while_loading = True
+
+    def routes(self, fake: FakeEngine) -> Iterable[web.RouteDef]:
+        """Its routes."""
+        answers = Answers(self, fake)
+        return [
+            web.get("/health", answers.health),
+            web.get("/props", answers.props),
+            web.get("/slots", answers.slots),
+            web.get("/metrics", answers.metrics),
+            web.get("/v1/models", answers.models),
+            web.post("/tokenize", answers.tokenize),
+            web.post("/apply-template", answers.apply_template),
+            web.post("/completion", answers.completion),
+        ]
+
+    def progress(self, told: Told) -> dict[str, Any]:
+        """With a token that is none."""
+        figures = {
+            "total": told.words_in,
+            "cache": told.cached,
+            "processed": told.processed,
+            "time_ms": round(told.prompt_ms),
+        }
+        return _part(told, "", 0, 0) | {"prompt_progress": figures}
+
+    def token(self, told: Told, text: str) -> dict[str, Any]:
+        """One event a token."""
+        return _part(told, text, told.sent, told.sent + 1)
+
+    def final(self, told: Told, ending: str) -> Sequence[bytes]:
+        """One event with all figures, and no `[DONE]`."""
+        final = {
+            "index": 0,
+            "content": "",
+            "tokens": [],
+            "id_slot": told.slot,
+            "stop": True,
+            "stop_type": ending,
+            "tokens_predicted": told.sent,
+            "tokens_evaluated": told.evaluated,
+            "timings": {
+                "cache_n": told.cached,
+                "prompt_n": told.words_in - told.cached,
+                "prompt_ms": told.prompt_ms,
+                "predicted_n": told.sent,
+            },
+        }
+        return [payload(final)]
+
+    def error_event(self, message: str) -> Sequence[bytes]:
+        """An error within a 200."""
+        return [payload(_error(500, message, "server_error"))]
+
+    def refusal(self, status: int, message: str) -> web.Response:
+        """As llama-server words them."""
+        kind = KINDS.get(status, "server_error")
+        return web.json_response(_error(status, message, kind), status=status)
+
+    def too_long(self, words: int, ctx: int) -> web.Response:
+        """Of the size of the context a type of its own."""
+        message = (
+            f"request ({words} tokens) exceeds the available context size"
+            f" ({ctx} tokens), try increasing it"
+        )
+        return web.json_response(_error(400, message, "exceed_context_size_error"), status=400)
 
 
-async def _serve(options: argparse.Namespace, *, ignore_term: bool) -> None:
-    stopping = asyncio.Event()
-    on_term = (lambda: None) if ignore_term else stopping.set
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, on_term)
-    fake = FakeEngine(options)
-    runner = web.AppRunner(fake.app(), handler_cancellation=True, access_log=None)
-    await runner.setup()
-    site = web.TCPSite(runner, options.host, options.port)
-    await site.start()
-    deafness = asyncio.create_task(_go_deaf(fake.engine.deaf, site))
-    await stopping.wait()
-    deafness.cancel()
-    # As llama-server does: open streams are cut, not finished.
-    os._exit(0)
+class Answers:
+    """The handlers of its routes."""
+
+    def __init__(self, dialect: LlamaCpp, fake: FakeEngine) -> None:
+        self._dialect = dialect
+        self._fake = fake
+        self._options = fake.options
+
+    async def health(self, _: web.Request) -> web.Response:
+        return web.json_response({"status": "ok"})
+
+    async def props(self, _: web.Request) -> web.Response:
+        return web.json_response(
+            {
+                "default_generation_settings": {"n_ctx": self._options.ctx, "params": {}},
+                "total_slots": self._options.slots,
+                "model_alias": self._options.alias,
+                "build_info": "fake-1",
+            }
+        )
+
+    async def slots(self, _: web.Request) -> web.Response:
+        rows = [
+            {
+                "id": slot.number,
+                "n_ctx": self._options.ctx,
+                "speculative": False,
+                "is_processing": slot.busy,
+                # What was taken up and said: it stands still while the slot does.
+                "n_prompt_tokens_processed": len(slot.words),
+            }
+            for slot in self._fake.slots.all
+        ]
+        return web.json_response(rows)
+
+    async def metrics(self, _: web.Request) -> web.Response:
+        figures = {
+            "tokens_predicted_total": self._fake.engine.sent,
+            "requests_processing": sum(slot.busy for slot in self._fake.slots.all),
+            "requests_deferred": self._fake.slots.waiting,
+        }
+        lines = [f"llamacpp:{name} {value}\n" for name, value in figures.items()]
+        return web.Response(text="".join(lines))
+
+    async def models(self, _: web.Request) -> web.Response:
+        return web.json_response({"object": "list", "data": [{"id": self._options.alias}]})
+
+    async def tokenize(self, request: web.Request) -> web.Response:
+        words = (await request.json())["content"].split()
+        return web.json_response({"tokens": list(range(len(words)))})
+
+    async def apply_template(self, request: web.Request) -> web.Response:
+        messages = (await request.json())["messages"]
+        turns = [f"<|{message['role']}|>\n{message['content']}\n" for message in messages]
+        return web.json_response({"prompt": "".join([*turns, "<|assistant|>\n"])})
+
+    async def completion(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        asked = Asked(
+            prompt=str(body.get("prompt", "")),
+            most=int(body.get("n_predict", -1)),
+            slot=body.get("id_slot"),
+            cache_prompt=bool(body.get("cache_prompt", True)),
+            progress=bool(body.get("return_progress")),
+        )
+        return await self._fake.generate(request, asked)
 
 
-async def _go_deaf(deaf: asyncio.Event, site: web.TCPSite) -> None:
-    await deaf.wait()
-    await site.stop()
+def _part(told: Told, text: str, token: int, predicted: int) -> dict[str, Any]:
+    return {
+        "index": 0,
+        "content": text,
+        "tokens": [token],
+        "stop": False,
+        "id_slot": -1,
+        "tokens_predicted": predicted,
+        "tokens_evaluated": told.words_in,
+    }
 
 
-def _die_at_once(faults: Faults) -> None:
-    for name, words in LAST_WORDS.items():
-        if name in faults:
-            _end(words, 1)
-    if "die-at-start" in faults:
-        _end("a fault of this test: die-at-start", EXIT_DIED)
-
-
-def _end(words: str, code: int) -> NoReturn:
-    sys.stderr.write(words + "\n")
-    sys.stderr.flush()
-    os._exit(code)
-
-
-def _fork(pid_file: str | None) -> None:
-    """Go on as a child of the process that was started, which ends."""
-    child = os.fork()
-    if child:
-        Path(pid_file or os.devnull).write_text(str(child))
-        os._exit(0)
-
-
-def _flood() -> None:
-    line = b"x" * 1023 + b"\n"
-    while True:
-        os.write(1, line)
-        os.write(2, line)
-
-
-def options_parser() -> argparse.ArgumentParser:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m test_harness.fake_engines.llamacpp")
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--api-key")
-    parser.add_argument("--alias", default="fake")
-    parser.add_argument("--ctx", type=int, default=4096, help="tokens of context per slot")
-    parser.add_argument("--slots", type=int, default=1)
-    parser.add_argument("--token-ms", type=float, default=1.0)
-    parser.add_argument("--tokens", type=int, default=1_000_000, help="most tokens of a stream")
-    parser.add_argument("--prefill-ms-per-token", type=float, default=0.0)
-    parser.add_argument("--progress-every", type=int, default=128, help="tokens of a batch")
-    parser.add_argument("--attempts-log", help="a file to note each completion request in")
-    parser.add_argument("--fault", action="append", default=[], help="see faults.py")
-    parser.add_argument("--pid-file", help="where a child writes its pid")
-    return parser
+def _error(status: int, message: str, kind: str) -> dict[str, Any]:
+    return {"error": {"code": status, "message": message, "type": kind}}
 
 
 if __name__ == "__main__":
-    main()
+    run(LlamaCpp())

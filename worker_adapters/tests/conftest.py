@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from contracts.pools import PoolWorkload
 from contracts.service.settings import child_environment
 from worker_adapters.base import LaunchSpec
 from worker_adapters.llamacpp_launch import EmbeddedLauncher
@@ -21,6 +22,9 @@ from worker_adapters.tiny_gguf import write_model
 from worker_adapters.transport import EngineTransport
 
 KEY = "a-key-for-tests"
+CTX = 512
+VECTOR_CTX = 1024
+"""More than llama.cpp's own physical batch, which is 512."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,28 @@ def endless_engine(
         yield served
 
 
+@pytest.fixture(scope="session")
+def embedding_engine(
+    models: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningEngine]:
+    """A model that embeds, with two slots of `VECTOR_CTX` tokens."""
+    write_model(models / "embedding.gguf", "embedding")
+    log = tmp_path_factory.mktemp("embedding") / "log"
+    with running(models / "embedding.gguf", log, workload="embedding", ctx=VECTOR_CTX) as served:
+        yield served
+
+
+@pytest.fixture(scope="session")
+def rerank_engine(
+    models: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningEngine]:
+    """A model that ranks, with two slots of `VECTOR_CTX` tokens."""
+    write_model(models / "rerank.gguf", "rerank")
+    log = tmp_path_factory.mktemp("rerank") / "log"
+    with running(models / "rerank.gguf", log, workload="rerank", ctx=VECTOR_CTX) as served:
+        yield served
+
+
 @pytest.fixture
 async def transport(anyio_backend: str) -> AsyncIterator[EngineTransport]:
     """A client session for one test."""
@@ -67,10 +93,16 @@ async def transport(anyio_backend: str) -> AsyncIterator[EngineTransport]:
 
 
 @contextmanager
-def running(model: Path, log: Path, slots: int = 2) -> Iterator[RunningEngine]:
+def running(
+    model: Path,
+    log: Path,
+    slots: int = 2,
+    workload: PoolWorkload = "generation",
+    ctx: int = CTX,
+) -> Iterator[RunningEngine]:
     """An embedded engine, ready to serve; ended by SIGTERM."""
     port = free_port()
-    plan = EmbeddedLauncher().plan(spec_of(model, port, slots))
+    plan = EmbeddedLauncher().plan(spec_of(model, port, slots, workload, ctx))
     with log.open("wb") as output:
         process = subprocess.Popen(
             plan.argv, env=child_environment(plan.env), stdout=output, stderr=output
@@ -84,18 +116,25 @@ def running(model: Path, log: Path, slots: int = 2) -> Iterator[RunningEngine]:
         assert process.wait(5) == 0
 
 
-def spec_of(model: Path, port: int, slots: int = 2) -> LaunchSpec:
+def spec_of(
+    model: Path,
+    port: int,
+    slots: int = 2,
+    workload: PoolWorkload = "generation",
+    ctx: int = CTX,
+) -> LaunchSpec:
     """A launch on loopback."""
     return LaunchSpec(
         model_path=model,
         model_alias="tiny",
         host="127.0.0.1",
         port=port,
-        ctx=512,
+        ctx=ctx,
         slots=slots,
         device_uuids=(),
         engine_args=(),
         api_key=KEY,
+        workload=workload,
     )
 
 

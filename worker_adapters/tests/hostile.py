@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Literal
@@ -42,15 +42,21 @@ def answer(status: int, body: bytes, *headers: bytes, kind: bytes = b"applicatio
 
 @asynccontextmanager
 async def hostile(
-    writes: Sequence[bytes], end: Literal["close", "reset", "hang"] = "close"
+    writes: Sequence[bytes] | Mapping[bytes, bytes],
+    end: Literal["close", "reset", "hang"] = "close",
 ) -> AsyncIterator[Hostile]:
-    """Send `writes` to each request, each in a packet of its own, then close, reset or hang."""
+    """Send `writes` to each request, each in a packet of its own, then close, reset or hang.
+
+    A mapping holds the one write for each path.
+    """
     server_state = Hostile("")
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(ConnectionError, asyncio.IncompleteReadError):
-            server_state.requests.append(await _request(reader))
-            for write in writes:
+            request = await _request(reader)
+            server_state.requests.append(request)
+            path = request.split(b" ")[1]
+            for write in [writes[path]] if isinstance(writes, Mapping) else writes:
                 writer.write(write)
                 await writer.drain()
                 await asyncio.sleep(0)

@@ -34,9 +34,9 @@ from worker_adapters.transport import EngineTransport
 
 FINAL = (
     b'{"content":"","stop":true,"stop_type":"limit","tokens_evaluated":4,"tokens_predicted":2,'
-    b'"timings":{"cache_n":3}}'
+    b'"timings":{"cache_n":3},"id_slot":6}'
 )
-FINISHED = Finished("length", 4, 2, 3)
+FINISHED = Finished("length", 4, 2, 3, 6)
 REQUEST = GenerationRequest(prompt="x", max_tokens=2, seed=1, correlation_id="c-1")
 
 
@@ -100,6 +100,19 @@ async def test_every_stop_type_has_its_finish_reason(
         (finished,) = await streamed(transport, server.base_url)
     assert isinstance(finished, Finished)
     assert finished.finish_reason == reason
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("told", "slot"), [(b'"id_slot":0', 0), (b'"id_slot":-1', None), (b'"other":1', None)]
+)
+async def test_the_slot_that_served_is_told_with_the_figures(
+    transport: EngineTransport, told: bytes, slot: int | None
+) -> None:
+    """LO-WRK-114."""
+    async with hostile([STREAM_HEAD, *events(FINAL.replace(b'"id_slot":6', told))]) as server:
+        (finished,) = await streamed(transport, server.base_url)
+    assert finished == Finished("length", 4, 2, 3, slot)
 
 
 HTML = answer(200, b"<html>hello</html>", kind=b"text/html")
@@ -207,6 +220,10 @@ STATUSES: list[tuple[int, bytes, type[EngineError], ErrorCode]] = [
     (400, error_body(400), EngineRefused, ErrorCode.INVALID_PARAMS),
     (400, error_body(400, "exceed_context_size_error"), EngineRefused, ErrorCode.CONTEXT_EXCEEDED),
     (400, b"<html>", EngineRefused, ErrorCode.INVALID_PARAMS),
+    (
+        *(500, error_body(500, message="input (9 tokens) is too large to process. increase")),
+        *(EngineRefused, ErrorCode.CONTEXT_EXCEEDED),
+    ),
     (413, b"", EngineRefused, ErrorCode.INVALID_PARAMS),
     (401, error_body(401), EngineProtocolError, ErrorCode.UPSTREAM_PROTOCOL),
     (404, error_body(404), EngineProtocolError, ErrorCode.UPSTREAM_PROTOCOL),
@@ -248,13 +265,18 @@ def test_a_wait_is_read_only_where_it_is_a_number_of_seconds(
 
 @pytest.mark.anyio
 async def test_only_known_fields_leave_and_unset_ones_do_not(transport: EngineTransport) -> None:
-    """LO-WRK-010, LO-ORC-046."""
+    """LO-WRK-010, LO-WRK-120, LO-ORC-046."""
     request = GenerationRequest(
         prompt="p",
         max_tokens=3,
         seed=5,
         temperature=0.0,
         top_k=0,
+        min_p=0.1,
+        repetition_penalty=1.2,
+        presence_penalty=0.3,
+        frequency_penalty=0.4,
+        grammar="root ::= [0-9]",
         stop=("end",),
         cache_prompt=False,
         slot=0,
@@ -273,6 +295,11 @@ async def test_only_known_fields_leave_and_unset_ones_do_not(transport: EngineTr
         "seed": 5,
         "temperature": 0.0,
         "top_k": 0,
+        "min_p": 0.1,
+        "repeat_penalty": 1.2,
+        "presence_penalty": 0.3,
+        "frequency_penalty": 0.4,
+        "grammar": "root ::= [0-9]",
         "stop": ["end"],
         "cache_prompt": False,
         "id_slot": 0,

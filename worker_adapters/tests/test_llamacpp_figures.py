@@ -18,7 +18,7 @@ from worker_adapters.base import GenerationRequest
 from worker_adapters.errors import EngineFailed, EngineProtocolError
 from worker_adapters.llamacpp import LlamaCppClient
 from worker_adapters.llamacpp_dialect import Props, Slot, answered_error, engine_version
-from worker_adapters.tests.hostile import STREAM_HEAD, events, hostile
+from worker_adapters.tests.hostile import STREAM_HEAD, answer, events, hostile
 from worker_adapters.transport import EngineTransport
 
 REQUEST = GenerationRequest(prompt="x", max_tokens=2, seed=1, correlation_id="c-1")
@@ -34,6 +34,8 @@ PROPS: dict[str, Any] = {"default_generation_settings": {"n_ctx": 128}, "total_s
         {"tokens_predicted": -1},
         {"tokens_predicted": 2**70},
         {"timings": {"cache_n": -1}},
+        {"id_slot": -2},
+        {"id_slot": 2**31},
     ],
 )
 async def test_a_final_event_with_an_impossible_figure_is_refused(
@@ -96,3 +98,46 @@ def test_the_work_of_a_slot_is_read_in_every_shape_that_builds_give_it(
 def test_a_slot_that_was_never_used_tells_of_no_work() -> None:
     """LO-POOL-138."""
     assert read_json(b'{"id": 0, "n_ctx": 512, "is_processing": false}', Slot).work_done is None
+
+
+PAGE = b"# TYPE llamacpp:requests_deferred gauge\nllamacpp:requests_deferred "
+
+
+def answers(props: dict[str, Any], metrics: tuple[int, bytes]) -> dict[bytes, bytes]:
+    return {
+        b"/props": answer(200, json.dumps(props).encode()),
+        b"/slots": answer(200, b"[]"),
+        b"/metrics": answer(*metrics, kind=b"text/plain"),
+    }
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("metrics", "waiting"),
+    [
+        ((200, PAGE + b"3\n"), 3),
+        ((200, PAGE + b"NaN\n"), None),
+        ((200, b"<html>"), None),
+        ((501, b'{"error":{"message":"off"}}'), None),
+        ((404, b""), None),
+    ],
+)
+async def test_waiting_requests_are_told_where_the_server_tells(
+    transport: EngineTransport, metrics: tuple[int, bytes], waiting: int | None
+) -> None:
+    """LO-WRK-115."""
+    async with hostile(answers(PROPS, metrics)) as server:
+        seen = await LlamaCppClient(transport, server.base_url, "key").observe()
+    assert seen.requests_waiting == waiting
+    assert len(server.requests) == 3
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("figure", [b"-1", b"1e300"])
+async def test_an_impossible_number_of_waiting_requests_is_refused(
+    transport: EngineTransport, figure: bytes
+) -> None:
+    """LO-WRK-115."""
+    async with hostile(answers(PROPS, (200, PAGE + figure))) as server:
+        with pytest.raises(EngineProtocolError, match="waiting"):
+            await LlamaCppClient(transport, server.base_url, "key").observe()

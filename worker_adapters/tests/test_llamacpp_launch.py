@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from contracts.pools import FailureReason
+from contracts.pools import FailureReason, PoolWorkload
 from worker_adapters.base import LaunchSpec
 from worker_adapters.embedded import EmbeddedExit
 from worker_adapters.llamacpp_launch import EmbeddedLauncher, LlamaServerLauncher
@@ -67,6 +67,32 @@ def test_arguments_of_the_configuration_come_last_and_so_win() -> None:
     assert LlamaServerLauncher().plan(SPEC).argv[-2:] == SPEC.engine_args
 
 
+@pytest.mark.parametrize(
+    ("workload", "words"),
+    [
+        ("generation", ()),
+        ("embedding", ("--embeddings", "--batch-size", "4096", "--ubatch-size", "4096")),
+        ("rerank", ("--reranking", "--batch-size", "4096", "--ubatch-size", "4096")),
+    ],
+)
+def test_each_workload_is_asked_for_in_llama_servers_own_words(
+    workload: PoolWorkload, words: tuple[str, ...]
+) -> None:
+    """LO-WRK-119: its pooling is the model's own."""
+    plain = list(LlamaServerLauncher().plan(SPEC).argv)
+    argv = LlamaServerLauncher().plan(replace(SPEC, workload=workload)).argv
+    at = plain.index("--metrics")
+    assert argv == (*plain[:at], *words, *plain[at:])
+
+
+@pytest.mark.parametrize("workload", ["generation", "embedding", "rerank"])
+def test_the_embedded_engine_is_told_its_workload(workload: PoolWorkload) -> None:
+    """LO-WRK-119."""
+    spec = replace(SPEC, device_uuids=(), engine_args=(), workload=workload)
+    argv = EmbeddedLauncher().plan(spec).argv
+    assert argv[argv.index("--workload") + 1] == workload
+
+
 def test_the_embedded_engine_runs_in_this_interpreter() -> None:
     """LO-WRK-001, LO-WRK-011."""
     plan = EmbeddedLauncher().plan(replace(SPEC, device_uuids=(), engine_args=()))
@@ -100,6 +126,7 @@ def test_every_exit_of_the_embedded_engine_has_its_reason() -> None:
         EmbeddedExit.BAD_MODEL: FailureReason.MODEL_MISSING,
         EmbeddedExit.WHEEL_MISSING: FailureReason.TOOL_MISSING,
         EmbeddedExit.PORT_TAKEN: FailureReason.PORT_TAKEN,
+        EmbeddedExit.UNFIT_MODEL: FailureReason.WORKLOAD_MISSING,
     }
 
 

@@ -19,4 +19,4 @@ def test_every_engine_has_launchers_and_a_client(name: str) -> None:
 
 def test_an_engine_that_is_not_served_is_not_there() -> None:
     with pytest.raises(KeyError):
-        new_client("vllm", EngineTransport(), "http://h", None)
+        new_client("another", EngineTransport(), "http://h", None)

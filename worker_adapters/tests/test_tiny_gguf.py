@@ -24,6 +24,16 @@ def test_the_same_seed_gives_the_same_bytes_on_every_machine(tmp_path: Path) -> 
     assert sha256(tmp_path / "a.gguf") == sha256(tmp_path / "b.gguf") == TINY_SHA256
 
 
+@pytest.mark.parametrize("preset", ["embedding", "rerank", "tools"])
+def test_a_model_for_another_work_has_the_same_bytes_each_time_and_bytes_of_its_own(
+    preset: str, tmp_path: Path
+) -> None:
+    """LO-WRK-015."""
+    write_model(tmp_path / "a.gguf", preset)
+    write_model(tmp_path / "b.gguf", preset)
+    assert sha256(tmp_path / "a.gguf") == sha256(tmp_path / "b.gguf") != TINY_SHA256
+
+
 def test_another_seed_gives_another_model(tmp_path: Path) -> None:
     write_model(tmp_path / "a.gguf", seed=8)
     assert sha256(tmp_path / "a.gguf") != TINY_SHA256
@@ -33,7 +43,7 @@ def test_every_preset_describes_itself(tmp_path: Path) -> None:
     for preset, shape in PRESETS.items():
         path = tmp_path / "m.gguf"
         write_model(path, preset)
-        blocks = gguf.GGUFReader(path).get_field("llama.block_count")
+        blocks = gguf.GGUFReader(path).get_field(f"{shape.architecture}.block_count")
         assert blocks is not None
         assert blocks.contents() == shape.layers
         assert path.stat().st_size < 250_000_000

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from test_harness.fake_engines.llamacpp import options_parser
+from test_harness.fake_engines.llamacpp import LlamaCpp
+from test_harness.fake_engines.process import options_parser
 from test_harness.fake_engines.server import FakeEngine
 from worker_adapters.base import Finished, GenerationRequest, Progress, StreamItem, Token
 from worker_adapters.llamacpp import LlamaCppClient
@@ -64,7 +65,7 @@ def serving(anyio_backend: str) -> Serving:
     @asynccontextmanager
     async def serve(*options: str) -> AsyncIterator[Asked]:
         argv = ["--port", "0", "--token-ms", "0", *options]
-        fake = FakeEngine(options_parser().parse_args(argv))
+        fake = FakeEngine(LlamaCpp(), options_parser(LlamaCpp()).parse_args(argv))
         runner = web.AppRunner(fake.app(), handler_cancellation=True, shutdown_timeout=0.1)
         await runner.setup()
         try:

@@ -1,0 +1,70 @@
+"""Which launcher speaks for a pool's engines, and whether their argv is its own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from contracts.config import Command, External, Package, Pool
+from contracts.engines import ReplicaCapabilities
+from worker_adapters.base import EngineCapabilities, EngineLauncher, LaunchSpec
+from worker_adapters.registry import ENGINES
+
+PROGRAMS = {"vllm": "vllm"}
+"""The program that an engine's Python packages install."""
+
+
+def launcher_of(pool: Pool) -> EngineLauncher:
+    """What makes the argv, and reads how the pool's engines end.
+
+    A command mostly wraps the engine's own program.
+    """
+    launchers = ENGINES[pool.engine].launchers
+    if isinstance(pool.provisioning, Package) and makes_argv(pool):
+        return launchers["binary" if pool.engine in PROGRAMS else "embedded"]
+    return launchers.get(pool.provisioning.mode, launchers["binary"])
+
+
+def makes_argv(pool: Pool) -> bool:
+    """Whether a launcher makes the argv, and not somebody's command."""
+    provisioning = pool.provisioning
+    if isinstance(provisioning, Package):
+        return not provisioning.command
+    return not isinstance(provisioning, Command | External)
+
+
+def shown(told: EngineCapabilities, pool: Pool) -> ReplicaCapabilities:
+    """What an engine of the pool can be asked for.
+
+    A launcher that made the argv may know that it decodes one sequence at a time, where
+    the engine does not tell.
+    """
+    launcher = launcher_of(pool)
+    vouched = makes_argv(pool) and launcher.vouches_for_strict(pool.slots, pool.engine_args)
+    return ReplicaCapabilities(
+        workloads=tuple(sorted(told.workloads)),
+        features=tuple(sorted(told.features)),
+        strict_refusal=None if vouched else _cut(told.strict_refusal, 512),
+        trtllm_version=_cut(told.trtllm_version, 256),
+    )
+
+
+def _cut(text: str | None, characters: int) -> str | None:
+    return None if text is None else text[:characters]
+
+
+def engine_version(pool: Pool) -> str | None:
+    """The version of what runs here, where only its launcher knows it; None: ask the engine."""
+    if pool.provisioning.mode == "package":
+        # What is installed beside us is not what is installed there.
+        return None
+    return launcher_of(pool).engine_version() if makes_argv(pool) else None
+
+
+def key_variables(pool: Pool, spec: LaunchSpec) -> tuple[str, ...]:
+    """The variables that the engine's own program reads its key from; (): it takes none."""
+    try:
+        plan = launcher_of(pool).plan(replace(spec, engine_args=()))
+    except ValueError:
+        # Only a command starts this one, and the command must know.
+        return ()
+    return tuple(sorted(name for name, value in plan.env.items() if value == spec.api_key))

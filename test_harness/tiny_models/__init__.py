@@ -1,0 +1,1 @@
+"""The project's generated model in the layouts of other engines."""

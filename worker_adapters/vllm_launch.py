@@ -1,0 +1,114 @@
+"""How a vLLM server is started, and what its end means."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from contracts.pools import FailureReason
+from worker_adapters.base import EngineLauncher, LaunchPlan, LaunchSpec
+
+API_KEY_VARIABLE = "VLLM_API_KEY"
+SERVER_MODULE = "vllm.entrypoints.openai.api_server"
+POLLED = "/health,/metrics,/version,/v1/models"
+"""Asked every few seconds, and so kept out of the log whose last lines explain an end."""
+SILENT = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+}
+"""It neither fetches anything nor tells anybody of its use."""
+BATCHING = frozenset(
+    {
+        *("--max-num-seqs", "--max-num-active-seqs", "--config", "--speculative-config", "-sc"),
+        *("--data-parallel-size", "-dp", "--api-server-count", "-asc", "--async-scheduling"),
+        *("--max-num-batched-tokens", "--enable-chunked-prefill", "--no-enable-chunked-prefill"),
+    }
+)
+"""Arguments that may let more than one text into a step, or change how one is cut."""
+
+
+class VllmLauncher(EngineLauncher):
+    """A vLLM on this machine: its `vllm` script, or a Python that can import it."""
+
+    def plan(self, spec: LaunchSpec) -> LaunchPlan:
+        """argv and environment; cards are named by UUID, never by a number that may shift."""
+        program, model = spec.binary or "vllm", _model(spec)
+        if Path(program).name.startswith("python"):
+            argv: tuple[str, ...] = (program, "-m", SERVER_MODULE, "--model", model)
+        else:
+            argv = (program, "serve", model)
+        return _planned(argv, spec)
+
+    def exit_reason(self, exit_code: int | None, log_tail: Sequence[str]) -> FailureReason:
+        """By its last lines: it exits with 1 for nearly everything."""
+        if exit_code is not None and exit_code < 0:
+            return FailureReason.CRASH
+        log = "\n".join(log_tail)
+        for trace, reason in _TRACES:
+            if trace in log:
+                return reason
+        return FailureReason.EXITED
+
+    def vouches_for_strict(self, slots: int, engine_args: Sequence[str]) -> bool:
+        """One text at a time, and nothing in `engine_args` that makes it more."""
+        return slots == 1 and not BATCHING & _names(engine_args)
+
+
+class VllmImageLauncher(VllmLauncher):
+    """The server inside vLLM's image, whose entry point stands before the arguments."""
+
+    def plan(self, spec: LaunchSpec) -> LaunchPlan:
+        """argv whose first word stands for the image's own entry point."""
+        return _planned((spec.binary or "vllm", "--model", _model(spec)), spec)
+
+
+_TRACES = (
+    ("Address already in use", FailureReason.PORT_TAKEN),
+    ("unrecognized arguments", FailureReason.BAD_ARGUMENT),
+    ("error: argument ", FailureReason.BAD_ARGUMENT),
+    ("greater than the derived max_model_len", FailureReason.BAD_ARGUMENT),
+    ("Repo id must be in the form", FailureReason.MODEL_MISSING),
+    ("Unrecognized model in", FailureReason.MODEL_INVALID),
+    ("Error while deserializing header", FailureReason.MODEL_INVALID),
+    ("Decrease --kv-cache-memory-bytes", FailureReason.HOST_OOM),
+    ("No available memory for the cache blocks", FailureReason.VRAM_OOM),
+    ("larger than the available KV cache memory", FailureReason.VRAM_OOM),
+    ("Free memory on device", FailureReason.VRAM_OOM),
+)
+"""Of vLLM 0.32's own lines; the last three are its code's, not seen without a GPU."""
+
+
+def _planned(server: tuple[str, ...], spec: LaunchSpec) -> LaunchPlan:
+    argv = (*server, "--host", spec.host, "--port", str(spec.port))
+    argv += ("--served-model-name", spec.model_alias)
+    argv += ("--max-model-len", str(spec.ctx), "--max-num-seqs", str(spec.slots))
+    argv += ("--enable-prompt-tokens-details", "--disable-access-log-for-endpoints", POLLED)
+    if len(spec.device_uuids) > 1:
+        argv += ("--tensor-parallel-size", str(len(spec.device_uuids)))
+    if not spec.device_uuids:
+        # On the CPU a seeded request whose prompt is cut in two ends the whole engine, so
+        # one step has room for all that may come at once.
+        argv += ("--max-num-batched-tokens", str(spec.ctx * spec.slots))
+    if spec.workload != "generation":
+        argv += ("--runner", "pooling")
+    env = {
+        API_KEY_VARIABLE: spec.api_key,
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+        "CUDA_VISIBLE_DEVICES": ",".join(spec.device_uuids),
+        **SILENT,
+    }
+    return LaunchPlan((*argv, *spec.engine_args), env)
+
+
+def _names(arguments: Sequence[str]) -> set[str]:
+    """The names among arguments, of `--name value` and of `--name=value`; `_` is as good as `-`."""
+    names = {argument.partition("=")[0] for argument in arguments}
+    return {name.replace("_", "-") for name in names}
+
+
+def _model(spec: LaunchSpec) -> str:
+    if spec.model_path is None:
+        raise ValueError("vLLM needs a model folder")
+    return str(spec.model_path)
