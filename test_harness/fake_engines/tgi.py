@@ -12,9 +12,8 @@ from typing import Any
 
 from aiohttp import web
 
-from test_harness.fake_engines.dialect import Asked, Dialect, Told, payload
+from test_harness.fake_engines.dialect import Asked, Dialect, Serving, Told, payload
 from test_harness.fake_engines.process import run
-from test_harness.fake_engines.server import FakeEngine
 
 CHAT = "chat"
 ENDINGS = {"eos": "eos_token", "limit": "length"}
@@ -32,7 +31,7 @@ class Tgi(Dialect):
     generating_paths = frozenset({"/generate_stream", "/v1/chat/completions"})
     answers_while_loading = False
 
-    def routes(self, fake: FakeEngine) -> Iterable[web.RouteDef]:
+    def routes(self, fake: Serving) -> Iterable[web.RouteDef]:
         """Its routes."""
         answers = Answers(fake)
         return [
@@ -97,7 +96,7 @@ class Tgi(Dialect):
 class Answers:
     """The handlers of its routes."""
 
-    def __init__(self, fake: FakeEngine) -> None:
+    def __init__(self, fake: Serving) -> None:
         self._fake = fake
         self._options = fake.options
 

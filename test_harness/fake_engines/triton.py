@@ -12,9 +12,8 @@ from typing import Any
 
 from aiohttp import web
 
-from test_harness.fake_engines.dialect import Asked, Dialect, Told, payload
+from test_harness.fake_engines.dialect import Asked, Dialect, Serving, Told, payload
 from test_harness.fake_engines.process import run
-from test_harness.fake_engines.server import FakeEngine
 
 EVENT_STREAM = "text/event-stream"
 COUNTS = ("num_input_tokens", "num_output_tokens")
@@ -30,7 +29,7 @@ class Triton(Dialect):
     generating_paths = frozenset({"/v2/models/{model}/generate_stream"})
     answers_while_loading = False
 
-    def routes(self, fake: FakeEngine) -> Iterable[web.RouteDef]:
+    def routes(self, fake: Serving) -> Iterable[web.RouteDef]:
         """Its routes."""
         answers = Answers(fake)
         return [
@@ -73,7 +72,7 @@ class Triton(Dialect):
 class Answers:
     """The handlers of its routes."""
 
-    def __init__(self, fake: FakeEngine) -> None:
+    def __init__(self, fake: Serving) -> None:
         self._fake = fake
         self._options = fake.options
 
