@@ -6,10 +6,12 @@ import json
 import socket
 import stat
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from contracts.config import Binary, Config, Embedded, Pool
+from contracts.pools import PoolWorkload
 from contracts.service.settings import read_config
 from llama_orch.config_check import problems
 from llama_orch.config_commands import config_yaml
@@ -202,7 +204,10 @@ def test_the_example_of_engines_is_valid_and_has_a_pool_of_each_way() -> None:
     """LO-SYS-018."""
     config = read_config(EXAMPLES / "engines.yaml", {"HOME": "/home/somebody"})[0]
     modes = {pool.provisioning.mode for pool in config.pools}
-    assert modes == {"binary", "command", "container", "external", "package", "source"}
+    assert modes == {
+        *("binary", "command", "container", "embedded", "external", "package", "source")
+    }
+    assert {pool.workload for pool in config.pools} == set(get_args(PoolWorkload))
 
 
 def cards(pool: Pool) -> list[int | str]:
