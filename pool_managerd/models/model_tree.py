@@ -81,7 +81,7 @@ def _file(root: Path, path: Path) -> TreeFile:
     name = path.relative_to(root).as_posix()
     if not name.isprintable():
         raise OSError(f"{root}: the name {name!r} is not printable")
-    real = path.resolve(strict=True)
+    real = Path(os.path.realpath(path, strict=True))
     if not real.is_relative_to(root):
         raise OSError(f"{path} leads out of its directory; put the file itself there (`cp -L`)")
     if not real.is_file():
