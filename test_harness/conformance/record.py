@@ -10,13 +10,16 @@ import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from test_harness.conformance import recording_llamacpp
+from test_harness.conformance import recording_llamacpp, recording_triton
 from test_harness.conformance.transcripts import Exchange, write
 
 Recorder = Callable[[Path], tuple[str, Iterable[Exchange]]]
 """A folder to work in -> the engine's name with its version, and what it answered."""
 
-RECORDERS: dict[str, Recorder] = {"llamacpp": recording_llamacpp.record}
+RECORDERS: dict[str, Recorder] = {
+    "llamacpp": recording_llamacpp.record,
+    "triton": recording_triton.record,
+}
 
 
 def main() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import pytest
 
@@ -11,6 +10,7 @@ from contracts.engines import Feature
 from contracts.errors import ErrorCode
 from contracts.tasks import Message
 from test_harness.conformance.asking import failure_of, items_of, request_of
+from test_harness.conformance.transcripts import recorded
 from worker_adapters.base import Finished, GenerationRequest, StreamItem, Token
 from worker_adapters.errors import (
     EngineBusy,
@@ -27,7 +27,6 @@ from worker_adapters.triton_metrics import Figures, read_figures
 
 pytestmark = pytest.mark.anyio
 
-TRANSCRIPTS = Path(__file__).with_name("transcripts")
 CHAT = (Message(role="user", content="Hi"),)
 TOO_LONG, INVALID = ErrorCode.CONTEXT_EXCEEDED, ErrorCode.INVALID_PARAMS
 RESET, UNREADY = ErrorCode.WORKER_RESET, ErrorCode.POOL_UNREADY
@@ -70,7 +69,7 @@ TGI_FAILS: Mapping[str, Failure] = {
 
 
 def wire(engine: str, name: str) -> bytes:
-    return (TRANSCRIPTS / engine / f"{name}.http").read_bytes()
+    return recorded(engine)[name]
 
 
 def triton(stream: str = "stream") -> dict[bytes, bytes]:
@@ -94,10 +93,8 @@ def asked_for(name: str) -> GenerationRequest:
 def test_every_file_is_read_by_a_test() -> None:
     """LO-WRK-163."""
     about = {"server", "index", "model", "config", "metrics"}
-    files = {path.stem for path in (TRANSCRIPTS / "triton").iterdir()}
-    assert files == {*TRITON_ENDS, *TRITON_FAILS, *about}
-    files = {path.stem for path in (TRANSCRIPTS / "tgi").iterdir()}
-    assert files == {*TGI_ENDS, *TGI_FAILS, "info", "unhealthy"}
+    assert set(recorded("triton")) == {*TRITON_ENDS, *TRITON_FAILS, *about}
+    assert set(recorded("tgi")) == {*TGI_ENDS, *TGI_FAILS, "info", "unhealthy"}
 
 
 @pytest.mark.parametrize("name", TRITON_ENDS)
