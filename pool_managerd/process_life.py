@@ -172,8 +172,9 @@ class ProcessLife:
         try:
             stamp = await anyio.to_thread.run_sync(self._tools.digests.stamp, launch.model)
         except OSError as error:
-            message = f"{launch.model}: {error}"
-            raise LaunchRefused(FailureReason.MODEL_MISSING, message) from error
+            # An engine may take what cannot be hashed; its digest stays unknown.
+            _log.warning("model.stamp_unknown", model=str(launch.model), message=str(error))
+            stamp = ""
         fingerprint = self._replica.entry.fingerprint
         return facts_of(launch, fingerprint, program, stamp, self._tools.clock.unix_ms())
 

@@ -12,6 +12,7 @@ import contracts.capabilities
 import contracts.errors
 import contracts.events
 import contracts.pools
+import contracts.proofs
 import contracts.tasks
 from contracts.config import NOT_SERVED, Config, unserved
 from contracts.errors import RETRIABLE, STATUS, STREAM_ONLY, ErrorCode, Refusal
@@ -25,6 +26,7 @@ MODULES = (
     contracts.errors,
     contracts.events,
     contracts.pools,
+    contracts.proofs,
     contracts.tasks,
 )
 

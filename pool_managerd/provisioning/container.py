@@ -63,17 +63,14 @@ def plan(pool: Pool, spec: LaunchSpec, runtime: str, replica_id: str) -> LaunchP
     config, model = _config(pool), spec.model_path
     assert model is not None
     name = f"llama-orch-{replica_id.replace('/', '-')}"
-    inside = (
-        ENGINES[pool.engine]
-        .launchers["binary"]
-        .plan(
-            replace(
-                spec,
-                binary="server",
-                host="0.0.0.0",  # noqa: S104 - inside; outside it is published on loopback alone
-                port=INSIDE_PORT,
-                model_path=Path(MODELS) / model.name,
-            )
+    launchers = ENGINES[pool.engine].launchers
+    inside = launchers.get("container", launchers["binary"]).plan(
+        replace(
+            spec,
+            binary="server",
+            host="0.0.0.0",  # noqa: S104 - inside; outside it is published on loopback alone
+            port=INSIDE_PORT,
+            model_path=Path(MODELS) / model.name,
         )
     )
     argv = (

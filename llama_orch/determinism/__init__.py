@@ -1,0 +1,1 @@
+"""Proofs that equal requests give equal bytes: made over the API, checked from a file alone."""

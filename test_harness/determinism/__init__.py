@@ -1,0 +1,1 @@
+"""Equal requests give equal bytes: on real llama.cpp, under load and after restarts."""
