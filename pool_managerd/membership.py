@@ -200,9 +200,9 @@ class Membership:
     def _other_digest(self, common: Identity, digest: Digest) -> str:
         pool = self._replica.entry.pool
         return (
-            f"{self._model} has {_shown(digest)}{self._unknown}, and the others of pool {pool.id} serve"
-            f" {_shown(common.digest)}: exchange all of them by `{self._reload()}`, or put the"
-            " earlier file back"
+            f"{self._model} has {_shown(digest)}{self._unknown}, and the others of pool {pool.id}"
+            f" serve {_shown(common.digest)}: exchange all of them by `{self._reload()}`,"
+            " or put the earlier file back"
         )
 
     def _reload(self) -> str:
