@@ -28,7 +28,7 @@ from contracts.service.settings import child_environment, tool_environment
 from pool_managerd.failure import LaunchRefused
 from pool_managerd.models.refs import split_names
 from pool_managerd.provisioning.binary import located
-from pool_managerd.provisioning.launchers import launcher_of
+from pool_managerd.provisioning.launchers import holding, launcher_of
 from pool_managerd.provisioning.showing import launch_step
 from pool_managerd.provisioning.tools import ProvisioningTools
 from worker_adapters.base import LaunchPlan, LaunchSpec
@@ -101,7 +101,7 @@ def plan(pool: Pool, spec: LaunchSpec, runtime: str, name: str, pull: bool) -> L
             model_path=Path(MODELS) / model.name,
         )
     )
-    if spec.api_key not in inside.env.values():
+    if not holding(spec.api_key, inside):
         raise ValueError(
             f"pool {pool.id}: engine {pool.engine} takes no key, so that nobody can prove who"
             " listens on the port of a container; use another provisioning"
