@@ -83,8 +83,8 @@ async def test_a_cached_prompt_and_company_change_no_byte_here(client: EngineCli
 
 
 async def test_long_seeded_prompts_at_once_do_not_end_it(client: EngineClient) -> None:
-    """LO-WRK-136: more tokens than vLLM's own default would take in a step of this size."""
-    prompts = [f"{number} " + "stone bridge " * 30 for number in range(5)]
+    """LO-WRK-136: more of them than it has slots, each more than half a context."""
+    prompts = [f"{number} " + "stone bridge " * 150 for number in range(5)]
     ends: list[Finished] = []
 
     async def one(prompt: str) -> None:
@@ -94,7 +94,7 @@ async def test_long_seeded_prompts_at_once_do_not_end_it(client: EngineClient) -
         for prompt in prompts:
             group.start_soon(one, prompt)
     assert len(ends) == 5
-    assert min(end.tokens_in for end in ends) > CTX // 4
+    assert min(end.tokens_in for end in ends) > CTX // 2
 
 
 async def test_a_grammar_holds_in_a_chat_too(client: EngineClient) -> None:
