@@ -158,14 +158,13 @@ def test_a_container_is_given_its_cards_its_model_and_nothing_else(
 def test_a_container_is_started_as_its_image_wants_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """LO-POOL-100: Triton's image runs what follows its entry point, the program first."""
+    """LO-POOL-100: vLLM's image has the program in its entry point already."""
     runtime_at(tmp_path, "docker")
     monkeypatch.setenv("PATH", str(tmp_path))
-    config = pool(mode="container", image="tritonserver:1").model_dump() | {"engine": "triton"}
+    config = pool(mode="container", image="vllm:1").model_dump() | {"engine": "vllm"}
     argv = anyio.run(provisioned, Pool.model_validate(config, strict=False)).argv
-    inside = argv[argv.index("tritonserver:1") + 1 :]
-    assert inside[:2] == ("tritonserver", "--model-repository=/models/q.gguf")
-    assert "--http-port=8080" in inside
+    inside = argv[argv.index("vllm:1") + 1 :]
+    assert inside[:2] == ("--model", "/models/q.gguf")
 
 
 def test_a_machine_without_a_runtime_is_told_what_to_install(
