@@ -201,8 +201,8 @@ class Membership:
         pool = self._replica.entry.pool
         return (
             f"{self._model} has {_shown(digest)}{self._unknown}, and the others of pool {pool.id}"
-            f" serve {_shown(common.digest)}: exchange all of them by `{self._reload()}`, or put the"
-            " earlier file back"
+            f" serve {_shown(common.digest)}: exchange all of them by `{self._reload()}`,"
+            " or put the earlier file back"
         )
 
     def _reload(self) -> str:
