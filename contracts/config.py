@@ -372,18 +372,6 @@ class Pool(Section):
         return self
 
     @model_validator(mode="after")
-    def _made_here_is_an_engine_that_can_be(self) -> Self:
-        if isinstance(self.provisioning, Source) and self.engine != "llamacpp":
-            raise ValueError("provisioning `source` builds engine `llamacpp` only")
-        plain = isinstance(self.provisioning, Package) and not self.provisioning.command
-        if plain and self.engine in ("tgi", "triton"):
-            raise ValueError(
-                f"provisioning `package` needs a `command` for engine `{self.engine}`: its"
-                " packages install no program that is known here"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _embedded_is_cpu_only(self) -> Self:
         if isinstance(self.provisioning, Embedded):
             if self.engine != "llamacpp":

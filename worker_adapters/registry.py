@@ -15,7 +15,7 @@ from worker_adapters.tgi import TgiClient
 from worker_adapters.tgi_launch import TgiLauncher
 from worker_adapters.transport import EngineTransport
 from worker_adapters.triton import TritonClient
-from worker_adapters.triton_launch import TritonImageLauncher, TritonLauncher
+from worker_adapters.triton_launch import TritonLauncher
 from worker_adapters.vllm import VllmClient
 from worker_adapters.vllm_launch import VllmImageLauncher, VllmLauncher
 
@@ -49,9 +49,7 @@ ENGINES: Mapping[str, Engine] = MappingProxyType(
         ),
         "triton": Engine(
             name="triton",
-            launchers=MappingProxyType(
-                {"binary": TritonLauncher(), "container": TritonImageLauncher()}
-            ),
+            launchers=MappingProxyType({"binary": TritonLauncher()}),
             client=TritonClient,
         ),
         "vllm": Engine(

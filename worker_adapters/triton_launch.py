@@ -10,12 +10,11 @@ from worker_adapters.base import EngineLauncher, LaunchPlan, LaunchSpec
 METRICS_PORT_AFTER = 2
 """The metrics port less the HTTP port, as in Triton's own defaults, 8002 and 8000."""
 PORT_MAX = 65535
-PROGRAM = "tritonserver"
 MODEL_ARGUMENTS = frozenset({"--load-model", "--model-control-mode"})
 
 
 class TritonLauncher(EngineLauncher):
-    """`tritonserver`, as a program or as that of NVIDIA's image."""
+    """The `tritonserver` program.  In a container nobody could prove that it is ours."""
 
     def plan(self, spec: LaunchSpec) -> LaunchPlan:
         """argv and environment; raises ValueError without a repository or for other workloads.
@@ -23,7 +22,21 @@ class TritonLauncher(EngineLauncher):
         The pool's model is the one of that name in the repository; a pool that
         chooses otherwise by its `engine_args` is left its choice.
         """
-        return _planned((spec.binary or PROGRAM,), spec)
+        if spec.model_path is None:
+            raise ValueError("Triton needs a model repository: a directory")
+        if spec.workload != "generation":
+            raise ValueError(f"the generate extension makes text only, no {spec.workload}")
+        program = spec.binary or "tritonserver"
+        argv: tuple[str, ...] = (program, f"--model-repository={spec.model_path}")
+        if not MODEL_ARGUMENTS & _names(spec.engine_args):
+            argv += ("--model-control-mode=explicit", f"--load-model={spec.model_alias}")
+        argv += (f"--http-address={spec.host}", f"--http-port={spec.port}", "--allow-grpc=false")
+        argv += _metrics(spec)
+        env = {
+            "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+            "CUDA_VISIBLE_DEVICES": ",".join(spec.device_uuids),
+        }
+        return LaunchPlan((*argv, *spec.engine_args), env)
 
     def exit_reason(self, exit_code: int | None, log_tail: Sequence[str]) -> FailureReason:
         """Triton exits with 1 for everything, so its last lines must tell."""
@@ -39,14 +52,6 @@ class TritonLauncher(EngineLauncher):
         return FailureReason.EXITED
 
 
-class TritonImageLauncher(TritonLauncher):
-    """The server inside NVIDIA's image, whose entry point runs what follows it."""
-
-    def plan(self, spec: LaunchSpec) -> LaunchPlan:
-        """argv whose first word stands for the image's own entry point."""
-        return _planned((spec.binary or "entry-point", PROGRAM), spec)
-
-
 IN_USE = "' already in use"
 _TRACES = (
     ("unrecognized option", FailureReason.BAD_ARGUMENT),
@@ -57,23 +62,6 @@ _TRACES = (
     ("failed to load all models", FailureReason.MODEL_MISSING),
     ("load failed for model", FailureReason.MODEL_INVALID),
 )
-
-
-def _planned(program: tuple[str, ...], spec: LaunchSpec) -> LaunchPlan:
-    if spec.model_path is None:
-        raise ValueError("Triton needs a model repository: a directory")
-    if spec.workload != "generation":
-        raise ValueError(f"the generate extension makes text only, no {spec.workload}")
-    argv = (*program, f"--model-repository={spec.model_path}")
-    if not MODEL_ARGUMENTS & _names(spec.engine_args):
-        argv += ("--model-control-mode=explicit", f"--load-model={spec.model_alias}")
-    argv += (f"--http-address={spec.host}", f"--http-port={spec.port}", "--allow-grpc=false")
-    argv += _metrics(spec)
-    env = {
-        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
-        "CUDA_VISIBLE_DEVICES": ",".join(spec.device_uuids),
-    }
-    return LaunchPlan((*argv, *spec.engine_args), env)
 
 
 def _metrics(spec: LaunchSpec) -> tuple[str, ...]:

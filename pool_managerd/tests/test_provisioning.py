@@ -291,14 +291,13 @@ def test_an_engine_that_does_not_come_so_is_refused_with_the_configuration(
 def test_a_container_is_started_as_its_image_wants_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """LO-POOL-100: Triton's image runs what follows its entry point, the program first."""
+    """LO-POOL-100: vLLM's image has the program in its entry point already."""
     runtime_at(tmp_path, "docker")
     monkeypatch.setenv("PATH", str(tmp_path))
-    config = pool(mode="container", image="tritonserver:1").model_dump() | {"engine": "triton"}
+    config = pool(mode="container", image="vllm:1").model_dump() | {"engine": "vllm"}
     argv = anyio.run(provisioned, Pool.model_validate(config, strict=False)).argv
-    inside = argv[argv.index("tritonserver:1") + 1 :]
-    assert inside[:2] == ("tritonserver", "--model-repository=/models/q.gguf")
-    assert "--http-port=8080" in inside
+    inside = argv[argv.index("vllm:1") + 1 :]
+    assert inside[:2] == ("--model", "/models/q.gguf")
 
 
 def test_a_machine_without_a_runtime_is_told_what_to_install(

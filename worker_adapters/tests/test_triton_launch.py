@@ -9,7 +9,7 @@ import pytest
 
 from contracts.pools import FailureReason
 from worker_adapters.base import LaunchSpec
-from worker_adapters.triton_launch import TritonImageLauncher, TritonLauncher
+from worker_adapters.triton_launch import TritonLauncher
 
 SPEC = LaunchSpec(
     model_path=Path("/models"),
@@ -34,12 +34,6 @@ def test_it_loads_one_model_and_keeps_its_figures_to_loopback() -> None:
         *("--metrics-address=127.0.0.1", "--metrics-port=9002", "--backend-directory=/be"),
     )
     assert plan.env == {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": "GPU-a"}
-
-
-def test_in_its_image_the_program_stands_behind_the_entry_point() -> None:
-    """LO-WRK-160."""
-    inside = TritonImageLauncher().plan(replace(SPEC, binary="server"))
-    assert inside.argv[1:] == TritonLauncher().plan(SPEC).argv
 
 
 @pytest.mark.parametrize("given", ["--load-model=ensemble", "--model-control-mode=none"])
