@@ -306,7 +306,7 @@ class Package(Section):
     command: Arguments = Field(
         default=(),
         description="argv from the environment, with {python} and the placeholders of `command`;"
-        " empty: xllamacpp under the embedded server.",
+        " empty: xllamacpp under the embedded server, or `vllm`.",
     )
 
 
@@ -328,6 +328,11 @@ class Restart(Section):
     stable_ms: PositiveMilliseconds = Field(
         default=60_000, description="Serving so long forgets earlier deaths."
     )
+
+
+ModelKind = Literal["file", "directory", "any"]
+DIRECTORY_ENGINES = frozenset({"vllm", "tgi", "triton"})
+"""Engines whose model is a directory of files."""
 
 
 class Pool(Section):
@@ -358,10 +363,23 @@ class Pool(Section):
     @model_validator(mode="after")
     def _package_without_a_command_is_cpu_only(self) -> Self:
         plain = isinstance(self.provisioning, Package) and not self.provisioning.command
+        plain = plain and self.engine == "llamacpp"
         if plain and (any(replica.devices for replica in self.replicas) or self.engine_args):
             raise ValueError(
                 "provisioning `package` without a `command` runs on the CPU, without"
                 " `engine_args`: set `devices: []`, or a `command` that uses the cards"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _made_here_is_an_engine_that_can_be(self) -> Self:
+        if isinstance(self.provisioning, Source) and self.engine != "llamacpp":
+            raise ValueError("provisioning `source` builds engine `llamacpp` only")
+        plain = isinstance(self.provisioning, Package) and not self.provisioning.command
+        if plain and self.engine in ("tgi", "triton"):
+            raise ValueError(
+                f"provisioning `package` needs a `command` for engine `{self.engine}`: its"
+                " packages install no program that is known here"
             )
         return self
 
@@ -378,6 +396,36 @@ class Pool(Section):
             if self.engine_args:
                 raise ValueError("provisioning `embedded` takes no `engine_args`")
         return self
+
+    @model_validator(mode="after")
+    def _engine_comes_so(self) -> Self:
+        mode = self.provisioning.mode
+        if self.engine == "openai" and mode not in ("external", "command"):
+            raise ValueError(
+                "engine `openai` is any server of that API, with no program of its own: use"
+                " provisioning `external` or `command`"
+            )
+        if mode == "source" and self.engine != "llamacpp":
+            raise ValueError("provisioning `source` builds llama.cpp: it serves `llamacpp` only")
+        if mode == "container" and self.engine == "triton":
+            raise ValueError(
+                "provisioning `container` cannot serve engine `triton`: it takes no key, so that"
+                " nobody can prove who listens on the port of a container; use `binary`,"
+                " `command` or `external`"
+            )
+        plain = isinstance(self.provisioning, Package) and not self.provisioning.command
+        if plain and self.engine not in ("llamacpp", "vllm"):
+            raise ValueError(
+                f"provisioning `package` needs a `command` that starts engine `{self.engine}`"
+            )
+        return self
+
+    @property
+    def model_kind(self) -> ModelKind:
+        """What its model is on disk; of a command nobody knows what it takes."""
+        if self.provisioning.mode in ("command", "external"):
+            return "any"
+        return "directory" if self.engine in DIRECTORY_ENGINES else "file"
 
 
 class Retention(Section):
@@ -542,7 +590,7 @@ NOT_SERVED = (
     "policy.http",
     "observability.otlp_endpoint",
 )
-SERVED_ENGINES = frozenset({"llamacpp", "vllm", "openai"})
+SERVED_ENGINES = frozenset({"llamacpp", "vllm", "tgi", "triton", "openai"})
 
 
 def unserved(config: Config) -> str | None:

@@ -13,6 +13,7 @@ from contracts.service.settings import (
     ConfigError,
     load_sampler_profiles,
     model_file,
+    model_problem,
     state_dir_of,
 )
 from llama_orch.connection import running_daemon
@@ -50,10 +51,12 @@ def _pool(key: str, pool: Pool) -> Iterator[str]:
     path = model_file(pool.model.ref)
     if path is None:
         return
-    if not path.is_file():
-        what = "is not a file" if path.exists() else "does not exist"
-        yield f"{key}.model.ref: {path} {what}; put the model there, or change the ref"
-    elif isinstance(provisioning, Embedded | Binary) and (problem := gguf_problem(path)):
+    what = model_problem(path, pool.model_kind)
+    if what is not None:
+        yield f"{key}.model.ref: {what}: {path}; put the model there, or change the ref"
+        return
+    runs_gguf = pool.engine == "llamacpp" and isinstance(provisioning, Embedded | Binary)
+    if runs_gguf and (problem := gguf_problem(path)):
         yield f"{key}.model.ref: {problem}"
 
 

@@ -7,7 +7,7 @@ in a pipe; the place in the queue and the final figures go to stderr.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from rich.status import Status
@@ -16,6 +16,7 @@ from contracts.tasks import Admission, TaskState
 from llama_orch.event_stream import Event
 from llama_orch.figures import figures
 from llama_orch.output import Output, number, printable
+from llama_orch.results import result_of
 from llama_orch.waiting import Waiting
 
 
@@ -67,7 +68,7 @@ class TextDisplay:
     """Live tokens, a spinner while queued, figures at the end.
 
     `new_session` is the session that was made for the task; `clock` gives
-    seconds and never goes back.
+    seconds and never goes back; `inputs` are the texts of an embedding or a rerank.
     """
 
     def __init__(
@@ -75,10 +76,12 @@ class TextDisplay:
         output: Output,
         new_session: str | None = None,
         clock: Callable[[], float] = time.monotonic,
+        inputs: Sequence[str] = (),
     ) -> None:
         self._output = output
         self._new_session = new_session
         self._clock = clock
+        self._inputs = inputs
         self._spinner: Status | None = None
         self._said: Waiting | None = None
         self._cached = 0.0
@@ -106,6 +109,9 @@ class TextDisplay:
             self._cached = number(event.data.get("kv_warmth")) or 0.0
         elif event.name == "end":
             self.close()
+            shown = result_of(event.data.get("result"), self._inputs)
+            if shown is not None:
+                self._output.show(shown)
             self._output.note(figures(event.data, self._cached), style="dim")
         elif event.name == "error":
             self.close()

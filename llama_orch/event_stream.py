@@ -28,7 +28,8 @@ from llama_orch.failures import Failed, Refused, Unreachable
 TRIES = 8
 FIRST_DELAY_S = 0.25
 LONGEST_DELAY_S = 4.0
-EVENT_BYTES_MAX = 4 * 2**20
+EVENT_BYTES_MAX = 64 * 2**20
+"""An embedding of many texts is one event, as large as the server's `streams.log_bytes`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,13 @@ def figures(end: Mapping[str, object], cached: float = 0.0) -> str:
     `cached` is the share of the prompt that was found in the engine's cache; of 0
     nothing is said. What the task's session may still use is added where it has limits.
     """
+    if isinstance(end.get("result"), dict):
+        left = ", ".join(budgets_left(end.get("budgets")))
+        return (
+            f"{_number(end.get('tokens_in')):.0f} tokens"
+            f" · queued {duration(_number(end.get('queue_ms')))}"
+            + (f" · session: {left}" if left else "")
+        )
     tokens, decode_ms = _number(end.get("tokens_out")), _number(end.get("decode_ms"))
     rate = f" · {(tokens - 1) * 1000 / decode_ms:.1f} tokens/s" if decode_ms and tokens > 1 else ""
     left = ", ".join(budgets_left(end.get("budgets")))

@@ -15,6 +15,7 @@ import typer
 from typer.main import get_command
 
 from contracts.service.settings import ConfigError
+from llama_orch.capabilities import capabilities
 from llama_orch.config_commands import config_app
 from llama_orch.determinism.commands import determinism_app
 from llama_orch.failures import CommandFailure, ExitCode, Failed, UsageMistake
@@ -37,7 +38,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (up, quickstart, submit, stream, cancel, status, queue, ps, logs):
+for command in (up, quickstart, submit, stream, cancel, status, queue, ps, capabilities, logs):
     app.command()(command)
 app.add_typer(sessions_app)
 app.add_typer(pools_app)

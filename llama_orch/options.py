@@ -128,6 +128,12 @@ def body_of(model: type[M], fields: Mapping[str, Any]) -> M:
 
 
 # Where an option is not named as its field.
-_OPTIONS = {"expected_tokens": "--expect", "new_model_ref": "MODEL_REF"}
+_OPTIONS = {
+    "expected_tokens": "--expect",
+    "new_model_ref": "MODEL_REF",
+    "sampler_profile_version": "--profile",
+    "inputs": "--input",
+    "determinism": "--strict",
+}
 _MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000}
 _EXAMPLE = "3fa85f64-5717-4562-b3fc-2c963f66afa6"

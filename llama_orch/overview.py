@@ -19,6 +19,7 @@ from llama_orch.failures import Refused
 from llama_orch.options import ConfigFile, Json, TokenFile, Url, checked_task_id
 from llama_orch.output import Output, duration, gibibytes, printable
 from llama_orch.preparing import Speeds, bars, downloads, state_words
+from llama_orch.results import result_of
 from llama_orch.tables import headed, of_facts
 from llama_orch.waiting import about
 
@@ -95,6 +96,10 @@ async def _task_status(connection: Connection, output: Output, task_id: str) -> 
         output.show(_task_table(view))
         if view.text is not None:
             output.write(f"\n{view.text}\n")
+        if view.result is not None:
+            shown = result_of(view.result.model_dump(mode="json"))
+            if shown is not None:
+                output.show(shown)
     return 0
 
 
@@ -218,6 +223,8 @@ def _task_table(view: TaskView) -> Table:
         table.add_row("starts in", about(view.predicted_start_ms))
     table.add_row("model", printable(view.model or ""))
     table.add_row("pool", view.pool_id)
+    if view.sampler_profile_version is not None:
+        table.add_row("profile", view.sampler_profile_version)
     if view.placement is not None:
         table.add_row("replica", f"{view.placement.replica_id}, attempt {view.attempt}")
     if view.usage is not None:

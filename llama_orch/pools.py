@@ -250,11 +250,11 @@ async def _changed(api: Api, pool_id: str, change: str, wanted: Contract | None)
 
 
 def _model_ref(text: str) -> str:
-    """A ref as it is; a path as the ref of that file."""
+    """A ref as it is; a path as the ref of that file or directory."""
     if re.fullmatch(MODEL_REF_PATTERN, text):
         return text
     path = Path(text).expanduser()
-    if not path.is_file():
+    if not path.exists():
         raise UsageMistake(f"MODEL_REF: {text}: no such file, and no ref such as file:/path")
     return f"file:{path.absolute()}"
 

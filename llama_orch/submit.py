@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any
 
 import anyio
@@ -11,7 +12,7 @@ import typer
 
 from contracts.capabilities import Capabilities
 from contracts.ids import new_uuid
-from contracts.tasks import PROMPT_CHARACTERS_MAX, TaskRequest
+from contracts.tasks import TaskRequest, Workload
 from llama_orch.api import Api
 from llama_orch.connection import Connection, discover
 from llama_orch.display import Display, JsonDisplay, TextDisplay
@@ -29,13 +30,17 @@ from llama_orch.options import (
     session_id_or_new,
 )
 from llama_orch.output import Output
+from llama_orch.task_input import AT_ONCE, grammar_of, input_of, schema_of, workload_of
 from llama_orch.task_run import Watch, send
-
-PROMPT_BYTES_MAX = 4 * PROMPT_CHARACTERS_MAX
 
 
 def submit(
-    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="The text; - reads stdin.")],
+    prompt: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[PROMPT]", help="The text, or the query of a rerank; - reads stdin."
+        ),
+    ] = None,
     model: Annotated[
         str | None, typer.Option("--model", help="Model id; may be left out where one is served.")
     ] = None,
@@ -47,6 +52,37 @@ def submit(
     ] = False,
     system: Annotated[
         str | None, typer.Option("--system", help="System message; implies --chat.")
+    ] = None,
+    workload: Annotated[
+        str | None,
+        typer.Option(
+            "--workload", metavar="|".join(Workload), help="completion, or chat with --chat."
+        ),
+    ] = None,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input",
+            metavar="TEXT",
+            help="To embed, or to rank; may be repeated. Without: lines of stdin.",
+        ),
+    ] = None,
+    json_schema: Annotated[
+        Path | None,
+        typer.Option("--json-schema", metavar="FILE", help="The answer is JSON of this schema."),
+    ] = None,
+    grammar: Annotated[
+        Path | None,
+        typer.Option("--grammar", metavar="FILE", help="The answer follows this grammar."),
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="The same bytes for the same request, or a refusal.")
+    ] = False,
+    profile: Annotated[
+        str | None,
+        typer.Option(
+            "--profile", metavar="NAME-VERSION", help="Sampler profile; `capabilities` lists them."
+        ),
     ] = None,
     priority: Annotated[
         str, typer.Option("--priority", metavar="interactive|batch", help="The queue class.")
@@ -98,15 +134,17 @@ def submit(
 ) -> int:
     """Submit a task and stream its tokens; Ctrl-C cancels it.
 
-    Tokens go to stdout, the place in the queue and the figures to stderr. With
-    --json: one event per line, first the admission, last `end` or `error`; a new
-    session before the admission, or in it with --detach.
+    Tokens go to stdout, and so does what an embedding or a rerank came to; the place in
+    the queue and the figures go to stderr. With --json: one event per line, first the
+    admission, last `end` or `error`; a new session before the admission, or in it with
+    --detach.
     """
+    kind = workload_of(workload, chat=chat or system is not None)
     session_id = None if session is None else session_id_or_new(session)
     fields: dict[str, Any] = {
         "task_id": checked_task_id(task_id) if task_id else new_uuid(),
         "model": model,
-        "max_tokens": max_tokens,
+        "max_tokens": None if kind in AT_ONCE else max_tokens,
         "priority": priority,
         "seed": seed,
         "temperature": temperature,
@@ -117,8 +155,12 @@ def submit(
         "session_id": session_id,
         "expected_tokens": expect,
         "kv_hint": "cold" if cold else None,
+        "determinism": "strict" if strict else None,
+        "sampler_profile_version": profile,
+        "json_schema": schema_of(json_schema),
+        "grammar": grammar_of(grammar),
     }
-    fields |= _input(_prompt(prompt), chat=chat, system=system)
+    fields |= input_of(kind, prompt, inputs or (), system)
     connection = discover(url, token_file, config)
     output = Output(json_mode=json_mode)
     made = session_id if session == NEW_SESSION else None
@@ -157,8 +199,9 @@ async def _submit(
     request = task_request({**fields, "model": fields["model"] or "model"})
     async with Api(connection) as api:
         if fields["model"] is None:
-            request = request.model_copy(update={"model": await only_model(api)})
-        display = display_for(output, new_session)
+            model = await only_model(api, request.workload)
+            request = request.model_copy(update={"model": model})
+        display = display_for(output, new_session, request.inputs or ())
         if not detach:
             return await Watch(api, str(request.task_id), display).submit(request, wait_s)
         admission = await send(api, request, display, wait_s)
@@ -177,21 +220,25 @@ async def _stream(connection: Connection, output: Output, task_id: str, after: i
         return await Watch(api, task_id, display_for(output)).follow(after)
 
 
-def display_for(output: Output, new_session: str | None = None) -> Display:
+def display_for(
+    output: Output, new_session: str | None = None, inputs: Sequence[str] = ()
+) -> Display:
     """JSON lines under `--json`, else live text."""
-    kind = JsonDisplay if output.json_mode else TextDisplay
-    return kind(output, new_session)
+    if output.json_mode:
+        return JsonDisplay(output, new_session)
+    return TextDisplay(output, new_session, inputs=inputs)
 
 
-async def only_model(api: Api) -> str:
-    """The one model that is served.
+async def only_model(api: Api, workload: Workload) -> str:
+    """The one model that is served, or of several the one that serves this workload.
 
     Raises:
         Failed: none is.
         UsageMistake: there are several, and one must be named.
     """
     capabilities = await api.get("/v1/capabilities", Capabilities)
-    models = sorted({pool.model_id for pool in capabilities.pools})
+    able = {pool.model_id for pool in capabilities.pools if workload in pool.workloads}
+    models = sorted(able or {pool.model_id for pool in capabilities.pools})
     if not models:
         raise Failed("no pool is configured: add one to the configuration, or use `up --model`")
     if len(models) > 1:
@@ -203,28 +250,3 @@ def task_request(fields: dict[str, Any]) -> TaskRequest:
     """The request; a UsageMistake names the option that is out of bounds."""
     present = {name: value for name, value in fields.items() if value is not None}
     return body_of(TaskRequest, present)
-
-
-def _input(prompt: str, *, chat: bool, system: str | None) -> dict[str, Any]:
-    if not chat and system is None:
-        return {"prompt": prompt}
-    messages = [{"role": "user", "content": prompt}]
-    if system is not None:
-        messages.insert(0, {"role": "system", "content": system})
-    return {"workload": "chat", "messages": messages}
-
-
-def _prompt(argument: str) -> str:
-    if argument != "-":
-        return _text(argument.encode("utf-8", "surrogateescape"), "PROMPT")
-    raw = sys.stdin.buffer.read(PROMPT_BYTES_MAX + 1)
-    if len(raw) > PROMPT_BYTES_MAX:
-        raise UsageMistake(f"stdin: longer than {PROMPT_BYTES_MAX >> 20} MiB")
-    return _text(raw, "stdin")
-
-
-def _text(raw: bytes, name: str) -> str:
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UsageMistake(f"{name}: byte {error.start} is not UTF-8") from None

@@ -63,13 +63,13 @@ async def prove(
 async def _generate_one_token(
     client: EngineClient, served: Set[Workload], slot: int | None
 ) -> None:
+    """It wishes for nothing, not even for the likeliest token: some know no temperature."""
     by_prompt = Workload.COMPLETION in served
     request = GenerationRequest(
         prompt=WORD if by_prompt else None,
         messages=None if by_prompt else (Message(role="user", content=WORD),),
         max_tokens=1,
         seed=0,
-        temperature=0.0,
         slot=slot,
         correlation_id=new_uuid(),
     )

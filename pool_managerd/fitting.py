@@ -114,9 +114,13 @@ def free_cards(uuids: Sequence[str], devices: Sequence[DeviceView]) -> tuple[Car
 def _needed(pool: Pool, model: Path) -> Estimate | None:
     if isinstance(pool.provisioning, Command):
         # What it runs is not known, so any file is a model, of the size it has.
-        if not leaves_all_on_the_cards((*pool.provisioning.command, *pool.engine_args)):
+        arguments = (*pool.provisioning.command, *pool.engine_args)
+        if model.is_dir() or not leaves_all_on_the_cards(arguments):
             return None
         return Estimate(weights=model.stat().st_size)
+    if pool.engine == "triton":
+        # Its directory holds compiled engines of any kind.
+        return None
     if model.is_dir():
         return Estimate(weights=model_bytes(model))
     if pool.engine != "llamacpp":

@@ -86,9 +86,11 @@ async def prepare(
 async def _model(
     entry: ReplicaEntry, models: ModelResolver, preparing: Callable[[Preparation | None], None]
 ) -> Path:
-    model = entry.pool.model
+    model, kind = entry.pool.model, entry.pool.model_kind
     try:
-        return await models.resolve(model.ref, model.digest, preparing, holder=entry.replica_id)
+        return await models.resolve(
+            model.ref, model.digest, preparing, holder=entry.replica_id, kind=kind
+        )
     except LaunchRefused as refused:
         message = f"pools[{entry.pool_index}].{refused.failure.message}"
         if not refused.failure.message.startswith("model.ref: "):

@@ -53,6 +53,7 @@ class Membership:
         self._adopted = adopted
         self._key = SetKey(replica.entry.pool.id, replica.entry.generation)
         self._digest: Digest = NoDigest.NO_FILE if model is None else NoDigest.PENDING
+        self._unknown = ""
         self._accepted = anyio.Event()
         self._differs_from: Identity | None = None
 
@@ -85,6 +86,7 @@ class Membership:
             if wanted is not None:
                 return Failure(FailureReason.MODEL_INVALID, f"{self._model}: {error}")
             _log.warning("model.digest_unknown", model=str(self._model), message=str(error))
+            self._unknown = f" ({error})"
             self._learned(NoDigest.UNREADABLE)
             return None
         self._replica.hashed(digest)
@@ -198,9 +200,9 @@ class Membership:
     def _other_digest(self, common: Identity, digest: Digest) -> str:
         pool = self._replica.entry.pool
         return (
-            f"{self._model} has {_shown(digest)}, and the others of pool {pool.id} serve"
-            f" {_shown(common.digest)}: exchange all of them by `{self._reload()}`, or put the"
-            " earlier file back"
+            f"{self._model} has {_shown(digest)}{self._unknown}, and the others of pool {pool.id}"
+            f" serve {_shown(common.digest)}: exchange all of them by `{self._reload()}`,"
+            " or put the earlier file back"
         )
 
     def _reload(self) -> str:

@@ -19,7 +19,7 @@ import anyio
 import anyio.to_thread
 import structlog
 
-from contracts.service.settings import child_environment
+from contracts.service.settings import child_environment, tool_environment
 from pool_managerd.procfs import group_members
 
 POLL_S = 0.02
@@ -69,7 +69,8 @@ async def run_end(argv: tuple[str, ...]) -> None:
         return
     with anyio.move_on_after(END_COMMAND_S) as deadline:
         try:
-            done = await anyio.run_process(list(argv), check=False, env=child_environment())
+            env = child_environment(tool_environment())
+            done = await anyio.run_process(list(argv), check=False, env=env)
         except OSError as error:
             _log.warning("end_command.failed", program=argv[0], message=str(error))
             return

@@ -44,6 +44,8 @@ from worker_adapters.registry import new_client
 
 SPAWN_DEADLINE_S = 10.0
 REAP_S = 1.0
+LAUNCH_KEY = "LLORCH_LAUNCH_KEY"
+"""Read by no engine: also one that takes no key can be told again by the next start."""
 IN_CONTAINER = frozenset({"container"})
 """Modes whose processes are none of our group, and numbered otherwise."""
 
@@ -172,8 +174,9 @@ class ProcessLife:
         try:
             stamp = await anyio.to_thread.run_sync(self._tools.digests.stamp, launch.model)
         except OSError as error:
-            message = f"{launch.model}: {error}"
-            raise LaunchRefused(FailureReason.MODEL_MISSING, message) from error
+            # An engine may take what cannot be hashed; its digest stays unknown.
+            _log.warning("model.stamp_unknown", model=str(launch.model), message=str(error))
+            stamp = ""
         fingerprint = self._replica.entry.fingerprint
         return facts_of(launch, fingerprint, program, stamp, self._tools.clock.unix_ms())
 
@@ -231,7 +234,7 @@ class ProcessLife:
         try:
             with anyio.fail_after(SPAWN_DEADLINE_S, shield=True):
                 self._tools.failpoints.hit("replica.spawn")
-                env = child_environment(launch.plan.env)
+                env = child_environment({LAUNCH_KEY: spec.api_key, **launch.plan.env})
                 self._log.conceal(spec.api_key)
                 self._tools.log_keeper.add(self._log)
                 process = self._process = await start(launch.plan.argv, env, self._log)

@@ -91,11 +91,12 @@ class EngineConnection:
             engine=self._engine,
         )
 
-    async def takes_only_our_key(self, path: str) -> bool:
+    async def takes_only_our_key(self, path: str, body: bytes | None = None) -> bool:
         """Whether the guarded route `path` refuses a wrong key and takes ours.
 
-        False also where there is no key: then nothing can be proved.  The wrong
-        key goes first: a stranger that takes any key never sees ours.
+        It is asked by GET, or by POST of a `body`.  False also where there is no key:
+        then nothing can be proved.  The wrong key goes first: a stranger that takes any
+        key never sees ours.
 
         Raises:
             EngineError: it cannot tell yet.
@@ -103,10 +104,11 @@ class EngineConnection:
         if self._target.api_key is None:
             return False
         stranger = Target(self._target.base_url, secrets.token_hex(16))
+        method = "GET" if body is None else "POST"
         refused = await self._transport.ask(
-            "GET", self._target.base_url + path, headers=stranger.headers()
+            method, self._target.base_url + path, headers=stranger.headers(), body=body
         )
         if refused.status != 401:
             accepted(refused, self._refusal)
             return False
-        return (await self.ask("GET", path)).status == 200
+        return (await self.ask(method, path, body)).status == 200

@@ -13,9 +13,11 @@ exit code is one of `EmbeddedExit`.
 from __future__ import annotations
 
 import argparse
+import mmap
 import os
 import signal
 import socket
+import struct
 import sys
 from collections.abc import Callable
 from enum import IntEnum
@@ -34,6 +36,11 @@ ones begin to cost."""
 LOG_WARNINGS = 2
 """llama.cpp's level; the next one writes six lines for every request."""
 GGUF_MAGIC = b"GGUF"
+HEADER_BYTES = 64 * 1024 * 1024
+"""The names of a model's tensors lie within; vocabularies of 250,000 words take 20 MB."""
+RANKING_TENSORS = (b"cls.weight", b"cls.output.weight")
+SPLIT_KEY = b"split.count"
+"""Of a model in several files, whose other files may hold the tensor."""
 
 
 class EmbeddedExit(IntEnum):
@@ -45,12 +52,16 @@ class EmbeddedExit(IntEnum):
     BAD_MODEL = os.EX_NOINPUT
     WHEEL_MISSING = os.EX_UNAVAILABLE
     PORT_TAKEN = os.EX_TEMPFAIL
+    UNFIT_MODEL = os.EX_CONFIG
+    """It is sound, and cannot do what it shall be served for."""
 
 
 def main(argv: list[str] | None = None) -> NoReturn:
     """Serve until a signal comes."""
     arguments = _parser().parse_args(argv)
     _check_model(arguments.model)
+    if arguments.workload == "rerank":
+        _check_ranks(arguments.model)
     # While the model loads, for seconds or minutes, llama.cpp holds the interpreter's lock and
     # no Python handler could run: until then the kernel's own answer ends the process at once.
     _end_at_signals(signal.SIG_DFL)
@@ -137,6 +148,18 @@ def _check_model(path: Path) -> None:
         _fail(EmbeddedExit.BAD_MODEL, f"cannot read the model {path}: {error.strerror}")
     if magic != GGUF_MAGIC:
         _fail(EmbeddedExit.BAD_MODEL, f"{path} is not a GGUF model")
+
+
+def _check_ranks(path: Path) -> None:
+    """A model without a head to rank with: llama.cpp would give its first activation as score."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as model:
+        names = [struct.pack("<Q", len(name)) + name for name in (*RANKING_TENSORS, SPLIT_KEY)]
+        if any(model.find(name, 0, HEADER_BYTES) >= 0 for name in names):
+            return
+    _fail(
+        EmbeddedExit.UNFIT_MODEL,
+        f"{path} has no head to rank with: take a model that was made for `workload: rerank`",
+    )
 
 
 def _explain(arguments: argparse.Namespace) -> NoReturn:

@@ -36,6 +36,11 @@ class EngineEvents:
             if payloads:
                 yield payloads
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether the last event so far has no end; asked after `batches`, its body has none."""
+        return self._parser.is_within_event
+
     async def expect_end(self, rest: list[bytes]) -> None:
         """Nothing may follow the final event; a cut or a silence here loses nothing.
 

@@ -97,6 +97,7 @@ _EMBEDDED_EXITS: dict[int, FailureReason] = {
     EmbeddedExit.BAD_MODEL: FailureReason.MODEL_MISSING,
     EmbeddedExit.WHEEL_MISSING: FailureReason.TOOL_MISSING,
     EmbeddedExit.PORT_TAKEN: FailureReason.PORT_TAKEN,
+    EmbeddedExit.UNFIT_MODEL: FailureReason.WORKLOAD_MISSING,
 }
 
 

@@ -11,7 +11,11 @@ from worker_adapters.llamacpp import LlamaCppClient
 from worker_adapters.llamacpp_launch import EmbeddedLauncher, LlamaServerLauncher
 from worker_adapters.openai import OpenAiClient
 from worker_adapters.openai_launch import AnyServerLauncher
+from worker_adapters.tgi import TgiClient
+from worker_adapters.tgi_launch import TgiLauncher
 from worker_adapters.transport import EngineTransport
+from worker_adapters.triton import TritonClient
+from worker_adapters.triton_launch import TritonImageLauncher, TritonLauncher
 from worker_adapters.vllm import VllmClient
 from worker_adapters.vllm_launch import VllmImageLauncher, VllmLauncher
 
@@ -37,6 +41,18 @@ ENGINES: Mapping[str, Engine] = MappingProxyType(
                 {"binary": LlamaServerLauncher(), "embedded": EmbeddedLauncher()}
             ),
             client=LlamaCppClient,
+        ),
+        "tgi": Engine(
+            name="tgi",
+            launchers=MappingProxyType({"binary": TgiLauncher()}),
+            client=TgiClient,
+        ),
+        "triton": Engine(
+            name="triton",
+            launchers=MappingProxyType(
+                {"binary": TritonLauncher(), "container": TritonImageLauncher()}
+            ),
+            client=TritonClient,
         ),
         "vllm": Engine(
             name="vllm",

@@ -64,6 +64,11 @@ class EventParser:
         self._check(len(self._line))
         return events
 
+    @property
+    def is_within_event(self) -> bool:
+        """Whether an event has begun and not ended; at the end of a body it was cut."""
+        return bool(self._line) or self._data is not None
+
     def _is_one_event(self, chunk: bytes) -> bool:
         """Whether a chunk is one whole event of one line, as nearly all of a stream are."""
         return (

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any
 
 import msgspec
@@ -26,6 +27,7 @@ from worker_adapters.base import (
     Embeddings,
     EngineCapabilities,
     EngineClient,
+    Finished,
     GenerationRequest,
     Observation,
     Ranking,
@@ -61,7 +63,7 @@ GENERATION = frozenset(
     {
         *(Feature.CANCEL, Feature.SEED, Feature.STOP, Feature.TEMPERATURE, Feature.TOP_P),
         *(Feature.TOP_K, Feature.MIN_P, Feature.REPETITION_PENALTY, Feature.PRESENCE_PENALTY),
-        *(Feature.FREQUENCY_PENALTY, Feature.JSON_SCHEMA, Feature.GRAMMAR, Feature.PREFIX_CACHE),
+        *(Feature.FREQUENCY_PENALTY, Feature.JSON_SCHEMA, Feature.GRAMMAR),
     }
 )
 """What every vLLM that generates has."""
@@ -99,7 +101,7 @@ class VllmClient(EngineClient):
     def stream(self, request: GenerationRequest) -> AsyncGenerator[StreamItem, None]:
         """Generate by `/v1/completions`, or `/v1/chat/completions` of a chat."""
         workload = Workload.COMPLETION if request.messages is None else Workload.CHAT
-        body = generation_body(request, _own(request))
+        body = generation_body(request, own_fields(request))
         return generated(self._engine, ROUTES[workload], body, request.correlation_id)
 
     async def embed(self, request: EmbeddingRequest) -> Embeddings:
@@ -115,11 +117,13 @@ class VllmClient(EngineClient):
         return ranking(answer, len(request.documents))
 
     async def capabilities(self) -> EngineCapabilities:
-        """By its routes, its chat template and its refusal of a request that uses a tool."""
+        """By its routes, one token, its chat template, and its refusal of a tool."""
         workloads = await served_routes(self._engine)
         features = {Feature.TOKENIZE}
         if Workload.COMPLETION in workloads:
             features |= GENERATION
+            if await self._tells_cache():
+                features.add(Feature.PREFIX_CACHE)
         if Workload.CHAT in workloads and not await self._has_chat_template():
             workloads -= {Workload.CHAT}
         if Workload.CHAT in workloads and await self._takes_tools():
@@ -157,6 +161,15 @@ class VllmClient(EngineClient):
         """By the model list, which is guarded; `/health` and `/metrics` are open."""
         return await self._engine.takes_only_our_key("/v1/models")
 
+    async def _tells_cache(self) -> bool:
+        """Whether it was started with `--enable-prompt-tokens-details`: one token shows it."""
+        request = GenerationRequest(prompt="x", max_tokens=1, seed=0, correlation_id="capabilities")
+        async with aclosing(self.stream(request)) as items:
+            async for item in items:
+                if isinstance(item, Finished):
+                    return item.cached_tokens is not None
+        return False
+
     async def _has_chat_template(self) -> bool:
         """Whether it can render a chat: it counts one, and generates nothing."""
         body = encoded({"messages": [{"role": "user", "content": "x"}]})
@@ -188,7 +201,7 @@ class VllmClient(EngineClient):
         return not isinstance(error, str) and error.param == "max_tokens"
 
 
-def _own(request: GenerationRequest) -> dict[str, Any]:
+def own_fields(request: GenerationRequest) -> dict[str, Any]:
     """vLLM's additions to OpenAI's fields."""
     return {
         "stream_options": {"include_usage": True, "continuous_usage_stats": True},

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from contracts.config import Config, External, Listen
+from contracts.config import Config, External, Listen, ModelKind
 from contracts.service.api_token import (
     EXPOSED_TOKEN_CHARACTERS_MIN,
     Secret,
@@ -40,9 +40,11 @@ __all__ = [
     "load_sampler_profiles",
     "load_settings",
     "model_file",
+    "model_problem",
     "read_config",
     "read_secret_file",
     "state_dir_of",
+    "tool_environment",
 ]
 
 WATCHDOG_DIGITS_MAX = 15
@@ -55,6 +57,15 @@ _CHILD_NAMES = frozenset(
     }
 )
 _CHILD_PREFIXES = ("LC_", "XDG_", "NVML_")
+_TOOL_NAMES = frozenset(
+    {
+        *("DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_CONFIG", "DOCKER_CERT_PATH"),
+        *("DOCKER_TLS_VERIFY", "CONTAINER_HOST", "CONTAINERS_CONF", "DBUS_SESSION_BUS_ADDRESS"),
+        *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY"),
+        *("http_proxy", "https_proxy", "no_proxy", "all_proxy"),
+    }
+)
+"""Where a container runtime is, and how to get out of this network."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +224,17 @@ def model_file(ref: str, environ: Mapping[str, str] | None = None) -> Path | Non
     return expanded(rest, os.environ if environ is None else environ)
 
 
+def model_problem(path: Path, kind: ModelKind) -> str | None:
+    """Why there is no model of this kind at `path`, in three words; None: there is."""
+    if kind == "directory":
+        if path.is_dir():
+            return None
+        return "not a directory" if path.exists() else "no such directory"
+    if path.is_file() or (kind == "any" and path.is_dir()):
+        return None
+    return "not a file" if path.exists() else "no such file"
+
+
 def check_files(config: Config, environ: Mapping[str, str] | None = None) -> None:
     """Look for every model file; `config check` does, a daemon starts without.
 
@@ -223,8 +245,8 @@ def check_files(config: Config, environ: Mapping[str, str] | None = None) -> Non
         path = model_file(pool.model.ref, environ)
         if path is None or isinstance(pool.provisioning, External):
             continue
-        if not path.is_file():
-            what = "not a file" if path.exists() else "no such file"
+        what = model_problem(path, pool.model_kind)
+        if what is not None:
             raise ConfigError(
                 f"pools[{index}].model.ref: {what}: {path}; put the model there, or change the ref"
             )
@@ -241,6 +263,12 @@ def child_environment(
         if name in _CHILD_NAMES or name.startswith(_CHILD_PREFIXES)
     }
     return {**kept, **(extra or {})}
+
+
+def tool_environment(environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """What a container runtime or an installer needs beside what an engine gets."""
+    env = os.environ if environ is None else environ
+    return {name: value for name, value in env.items() if name in _TOOL_NAMES}
 
 
 def engine_api_key(environ: Mapping[str, str] | None = None) -> Secret | None:

@@ -43,14 +43,14 @@ def refusal(tmp_path: Path) -> str:
 
 
 def test_a_shipped_profile_never_changes() -> None:
-    """LO-ORC-205: a change of one needs a new version, and so does this test never change."""
+    """LO-ORC-176: a change of one needs a new version, and so does this test never change."""
     found = {path.stem: hashlib.sha256(path.read_bytes()).hexdigest() for path in SHIPPED.iterdir()}
     assert {name: found.get(name) for name in DIGESTS} == DIGESTS
     assert found.keys() == DIGESTS.keys(), "a new version is added here, with its digest"
 
 
 def test_what_is_shipped_can_be_asked_for(tmp_path: Path) -> None:
-    """LO-ORC-205."""
+    """LO-ORC-176."""
     profiles = load_sampler_profiles(tmp_path / "there is no such directory")
     assert profiles.keys() == DIGESTS.keys()
     assert DEFAULT_STRICT in profiles
@@ -58,7 +58,7 @@ def test_what_is_shipped_can_be_asked_for(tmp_path: Path) -> None:
 
 
 def test_an_operator_adds_profiles(tmp_path: Path) -> None:
-    """LO-ORC-206."""
+    """LO-ORC-177."""
     own(tmp_path, "calm-12.yaml", CALM)
     own(tmp_path, "README", "not a profile, and not read")
     profiles = load_sampler_profiles(tmp_path)
@@ -67,14 +67,14 @@ def test_an_operator_adds_profiles(tmp_path: Path) -> None:
 
 
 def test_a_shipped_profile_cannot_be_replaced(tmp_path: Path) -> None:
-    """LO-ORC-206."""
+    """LO-ORC-177."""
     path = own(tmp_path, "greedy-1.yaml", CALM)
     assert refusal(tmp_path).startswith(f"{path}: greedy-1 is shipped and never changes;")
 
 
 @pytest.mark.parametrize("name", ["calm.yaml", "calm-0.yaml", "Calm-1.yaml", "-1.yaml", "1-1.yaml"])
 def test_a_name_says_its_version(tmp_path: Path, name: str) -> None:
-    """LO-ORC-206."""
+    """LO-ORC-177."""
     path = own(tmp_path, name, CALM)
     assert refusal(tmp_path).startswith(f"{path}: a profile is named NAME-VERSION.yaml")
 
@@ -94,7 +94,7 @@ def test_a_name_says_its_version(tmp_path: Path, name: str) -> None:
     ],
 )
 def test_a_bad_file_is_told_by_its_path(tmp_path: Path, text: str, why: str) -> None:
-    """LO-ORC-206."""
+    """LO-ORC-177."""
     path = own(tmp_path, "calm-1.yaml", text)
     message = refusal(tmp_path)
     assert message.startswith(f"{path}: ")
@@ -102,6 +102,6 @@ def test_a_bad_file_is_told_by_its_path(tmp_path: Path, text: str, why: str) -> 
 
 
 def test_what_is_no_file_is_no_profile(tmp_path: Path) -> None:
-    """LO-ORC-206."""
+    """LO-ORC-177."""
     (tmp_path / OWN / "calm-1.yaml").mkdir(parents=True)
     assert refusal(tmp_path) == f"{tmp_path / OWN / 'calm-1.yaml'}: cannot be read: Is a directory"

@@ -93,6 +93,14 @@ def test_lists_become_tuples_and_words_stay_words(tmp_path: Path) -> None:
         (POOL.replace("embedded", "binary"), "pools[0].provisioning: set either `path`, or `url`"),
         (POOL.replace("embedded", "embedded, x: 1"), "pools[0].provisioning.x: unknown key"),
         (POOL.replace("llamacpp", "openai"), "pools[0]: provisioning `embedded` serves engine"),
+        (
+            POOL.replace("llamacpp", "tgi").replace("embedded", "source"),
+            "pools[0]: provisioning `source` builds engine `llamacpp` only",
+        ),
+        (
+            POOL.replace("llamacpp", "triton").replace("embedded", "package, requirements: [x]"),
+            "pools[0]: provisioning `package` needs a `command` for engine `triton`",
+        ),
         (POOL + "    replicas: [{devices: [0]}]\n", "pools[0]: provisioning `embedded` runs on"),
         (POOL + "    replicas: [{devices: [-1]}]\n", "pools[0].replicas[0].devices[0]: "),
         (POOL + POOL.replace("pools:\n", ""), "two pools are named `chat`"),

@@ -6,10 +6,12 @@ import json
 import socket
 import stat
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from contracts.config import Binary, Config, Embedded, Pool
+from contracts.pools import PoolWorkload
 from contracts.service.settings import read_config
 from llama_orch.config_check import problems
 from llama_orch.config_commands import config_yaml
@@ -128,6 +130,17 @@ def test_a_taken_port_is_a_problem(tmp_path: Path) -> None:
     assert any(f"orchestratord: port {port} on 127.0.0.1 is taken" in line for line in found)
 
 
+def test_a_bad_sampler_profile_is_a_problem(tmp_path: Path) -> None:
+    """LO-ORC-177."""
+    path = tmp_path / "state" / "sampler_profiles" / "greedy-1.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text("top_k: 1\n")
+    config = config_for(tmp_path, "orchestratord: {port: 0}\npool_managerd: {port: 0}\n")
+    assert any(line.startswith(f"{path}: ") for line in problems(config))
+    path.unlink()
+    assert not any("profile" in line for line in problems(config))
+
+
 def test_one_port_for_two_daemons_is_a_problem(tmp_path: Path) -> None:
     config = config_for(tmp_path, "orchestratord: {port: 9}\npool_managerd: {port: 9}\n")
     assert any("orchestratord's too" in line for line in problems(config))
@@ -202,7 +215,10 @@ def test_the_example_of_engines_is_valid_and_has_a_pool_of_each_way() -> None:
     """LO-SYS-018."""
     config = read_config(EXAMPLES / "engines.yaml", {"HOME": "/home/somebody"})[0]
     modes = {pool.provisioning.mode for pool in config.pools}
-    assert modes == {"binary", "command", "container", "external", "package", "source"}
+    assert modes == {
+        *("binary", "command", "container", "embedded", "external", "package", "source")
+    }
+    assert {pool.workload for pool in config.pools} == set(get_args(PoolWorkload))
 
 
 def cards(pool: Pool) -> list[int | str]:

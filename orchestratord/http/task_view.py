@@ -79,7 +79,7 @@ def task_response(task: RecordedTask) -> Response:
     view, result = task_view(task), task.row["result"]
     if result is None:
         return contract_response(view)
-    return Response(with_result(view, result), media_type="application/json")
+    return Response(with_result(view, result.encode()), media_type="application/json")
 
 
 def _placement(row: sqlite3.Row) -> Placement | None:

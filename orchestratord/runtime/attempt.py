@@ -232,7 +232,7 @@ class Attempt:
         progress = self.progress
         progress.answered_at = self._tools.clock.now()
         self._take_prompt_tokens(tokens_in)
-        return Succeeded("stop", 0, result.decode())
+        return Succeeded("stop", 0, result)
 
     async def _generate(self, client: EngineClient, slot: int) -> Ending:
         task, progress = self._task, self.progress

@@ -14,7 +14,7 @@ class Succeeded:
 
     finish_reason: str
     tokens_out: int
-    result: str | None = None
+    result: bytes | None = None
     """An answer that is no text, as JSON."""
 
 

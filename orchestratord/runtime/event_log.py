@@ -33,7 +33,7 @@ class LogSealed(Exception):
 def encode_frame(name: EventName, data: bytes, event_id: int | None) -> bytes:
     """One SSE event; without an id where it is no part of the log (WHATWG HTML 9.2)."""
     head = b"" if event_id is None else b"id: %d\n" % event_id
-    return b"%bevent: %b\ndata: %b\n\n" % (head, name.encode(), data)
+    return b"".join((head, b"event: ", name.encode(), b"\ndata: ", data, b"\n\n"))
 
 
 def _nobody_asks(_: bool) -> None:

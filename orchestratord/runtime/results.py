@@ -44,10 +44,11 @@ async def ask(client: EngineClient, task: NewTask, log_bytes: int) -> tuple[byte
     return result, ranking.tokens_in
 
 
-def with_result(model: Contract, result: str) -> bytes:
+def with_result(model: Contract, result: bytes) -> bytes:
     """A contract as JSON, with a result that is JSON already in its place."""
     data = model.model_dump_json(exclude={"result"}).encode()
-    return b'%b,"result":%b}' % (data.removesuffix(b"}"), result.encode())
+    # One copy; formatting would make several.
+    return b"".join((data.removesuffix(b"}"), b',"result":', result, b"}"))
 
 
 async def _embeddings(vectors: Sequence[Sequence[float]], max_bytes: int) -> bytes:

@@ -30,7 +30,7 @@ FINISH = """
 UPDATE tasks
 SET state = ?, finished_ms = ?, last_event_id = ?, text = ?, tokens_out = ?, tokens_in = ?,
     cached_tokens = ?, finish_reason = ?, queue_ms = ?, first_token_ms = ?, decode_ms = ?,
-    error_code = ?, error_message = ?, result = ?
+    error_code = ?, error_message = ?, result = CAST(? AS TEXT)
 WHERE task_id = ? AND finished_ms IS NULL
 """
 RESERVE = """

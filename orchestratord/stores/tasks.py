@@ -88,7 +88,7 @@ class Outcome:
     """Start to end: what a time budget is charged; not written."""
     error_code: str | None = None
     error_message: str | None = None
-    result: str | None = None
+    result: bytes | None = None
     """An answer that is no text, as JSON."""
 
 

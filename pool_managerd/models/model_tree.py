@@ -7,7 +7,8 @@ their paths:
 
 the file's own sha256 as 64 hex digits, its bytes as a decimal number, its path from the
 directory with `/` between its parts.  Names that begin with a dot are left out, with
-what is below them: tools keep their notes there and no engine reads them.  A link to a
+what is below them: tools keep their notes there and no engine reads them.  So is
+`__pycache__`, which an engine writes itself.  A link to a
 file counts as that file where it leads to one of the same directory, and is refused
 otherwise, as is whatever is neither file nor directory: `find -L DIR -type f` names the
 same files, and whoever has them can compute the digest with `sha256sum` alone.
@@ -23,6 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+COMPILED = "__pycache__"
+"""Where Python keeps what it compiled of a model's own code, from its first start on."""
 ENTRIES_MAX = 10_000
 """Files and directories below a model's directory."""
 
@@ -67,7 +70,7 @@ def _below(root: Path) -> Iterator[os.DirEntry[str]]:
     while waiting:
         with os.scandir(waiting.pop()) as entries:
             for entry in entries:
-                if entry.name.startswith("."):
+                if entry.name.startswith(".") or entry.name == COMPILED:
                     continue
                 yield entry
                 if entry.is_dir(follow_symlinks=False):
@@ -78,7 +81,7 @@ def _file(root: Path, path: Path) -> TreeFile:
     name = path.relative_to(root).as_posix()
     if not name.isprintable():
         raise OSError(f"{root}: the name {name!r} is not printable")
-    real = path.resolve(strict=True)
+    real = Path(os.path.realpath(path, strict=True))
     if not real.is_relative_to(root):
         raise OSError(f"{path} leads out of its directory; put the file itself there (`cp -L`)")
     if not real.is_file():

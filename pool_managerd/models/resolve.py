@@ -23,9 +23,10 @@ import anyio.to_thread
 import structlog
 from yarl import URL
 
-from contracts.config import Downloads
+from contracts.config import Downloads, ModelKind
 from contracts.pools import FailureReason, Phase
 from contracts.service.address_guard import Lookup, system_lookup
+from contracts.service.settings import model_problem
 from pool_managerd.clock import Clock, SystemClock
 from pool_managerd.failure import LaunchRefused
 from pool_managerd.models.cache import (
@@ -119,6 +120,7 @@ class ModelResolver:
         in_use: Collection[Path] = (),
         *,
         holder: str = "",
+        kind: ModelKind = "file",
     ) -> Path:
         """The file of a model; of a split one the first, the others lie beside it.
 
@@ -129,6 +131,7 @@ class ModelResolver:
             in_use: models that must not make room, besides those of holders.
             holder: who uses it from now on, in the place of what they used before;
                 kept over a crash.
+            kind: what it must be; a directory is on this machine already, or nowhere.
 
         Raises:
             LaunchRefused: MODEL_MISSING, MODEL_INVALID, DOWNLOAD_DENIED, DOWNLOAD_FAILED,
@@ -139,7 +142,13 @@ class ModelResolver:
         except RefInvalid as error:
             raise LaunchRefused(FailureReason.BAD_ARGUMENT, f"model.ref: {error}") from error
         if isinstance(source, FileRef):
-            return await anyio.to_thread.run_sync(_existing, source.path)
+            return await anyio.to_thread.run_sync(_existing, source.path, kind)
+        if kind == "directory":
+            raise LaunchRefused(
+                FailureReason.BAD_ARGUMENT,
+                f"model.ref: this engine takes a directory, and {ref[:300]} is one file; fetch the"
+                " model's files into a directory and name it by `file:`",
+            )
         return await self._cached(ref, source, digest, progress, in_use, holder)
 
     async def fetch(
@@ -298,11 +307,12 @@ def cache_root(downloads: Downloads, state_dir: Path) -> Path:
     return Path(downloads.cache_dir).expanduser().absolute()
 
 
-def _existing(path: Path) -> Path:
-    if not path.is_file():
+def _existing(path: Path, kind: ModelKind) -> Path:
+    what = model_problem(path, kind)
+    if what is not None:
         raise LaunchRefused(
             FailureReason.MODEL_MISSING,
-            f"model.ref: no such file: {path}; put the model there, then restart pool_managerd",
+            f"model.ref: {what}: {path}; put the model there, then restart pool_managerd",
         )
     return path
 

@@ -36,6 +36,8 @@ def model_bytes(directory: Path) -> int:
     if not isinstance(config.get("architectures") or config.get("model_type"), (str, list)):
         raise SafetensorsError(f"{directory / 'config.json'}: it names no architecture")
     files = sorted(directory.glob("*.safetensors"))
+    # Some models come twice: in one piece for their maker's program, and in the usual parts.
+    files = [file for file in files if not file.name.startswith("consolidated")] or files
     if not 0 < len(files) <= FILES_MAX:
         raise SafetensorsError(
             f"{directory}: {len(files)} files *.safetensors, not from 1 to {FILES_MAX}"

@@ -18,7 +18,12 @@ from pool_managerd.provisioning.tools import ProvisioningTools
 from worker_adapters.base import LaunchPlan, LaunchSpec
 from worker_adapters.registry import ENGINES
 
-INSTALL = {"llamacpp": "install llama.cpp's llama-server"}
+INSTALL = {
+    "llamacpp": "install llama.cpp's llama-server",
+    "vllm": "install vLLM (`pip install vllm`)",
+    "tgi": "install text-generation-launcher",
+    "triton": "install tritonserver",
+}
 
 
 async def provision(pool: Pool, spec: LaunchSpec, tools: ProvisioningTools) -> LaunchPlan:

@@ -11,6 +11,7 @@ from contracts.plans import MissingTool, PlanStep
 from contracts.pools import FailureReason
 from pool_managerd.failure import LaunchRefused
 from pool_managerd.provisioning.binary import located
+from pool_managerd.provisioning.launchers import key_variables
 from pool_managerd.provisioning.showing import launch_step
 from pool_managerd.provisioning.tools import ProvisioningTools
 from worker_adapters.base import LaunchPlan, LaunchSpec
@@ -28,7 +29,7 @@ async def provision(
 def steps(pool: Pool, spec: LaunchSpec) -> list[PlanStep]:
     """The launch alone."""
     argv = filled(_config(pool).command, spec)
-    return [launch_step(_launch(located(argv[0]) or argv[0], argv, spec))]
+    return [launch_step(_launch(pool, located(argv[0]) or argv[0], argv, spec))]
 
 
 def missing(pool: Pool, spec: LaunchSpec) -> list[MissingTool]:
@@ -53,7 +54,7 @@ def plan(pool: Pool, spec: LaunchSpec) -> LaunchPlan:
             f"pool {pool.id}: there is no program {argv[0]}; install it, or name its path in"
             " provisioning.command, then restart pool_managerd",
         )
-    return _launch(path, argv, spec)
+    return _launch(pool, path, argv, spec)
 
 
 def filled(command: tuple[str, ...], spec: LaunchSpec, **more: str) -> list[str]:
@@ -71,17 +72,22 @@ def filled(command: tuple[str, ...], spec: LaunchSpec, **more: str) -> list[str]
     return [re.sub(COMMAND_PLACEHOLDER, lambda found: facts[found[1]], part) for part in command]
 
 
-def _launch(path: str, argv: list[str], spec: LaunchSpec) -> LaunchPlan:
-    """The mask and the key stand in the environment too.
+def environment(pool: Pool, spec: LaunchSpec) -> dict[str, str]:
+    """What a command is told beside its argv: the mask and the key.
 
-    So a command that ignores `{devices}` still sees no other card, and the key need
-    not stand in argv, where every user of the machine can read it.
+    The key stands under our name, and under the one that the engine's program reads.  So a
+    command that ignores `{devices}` still sees no other card, and the key need not stand
+    in argv, where every user of the machine can read it.
     """
-    environment = {
+    names = {"LLAMA_API_KEY", *key_variables(pool, spec)}
+    return {
         "CUDA_VISIBLE_DEVICES": ",".join(spec.device_uuids),
-        "LLAMA_API_KEY": spec.api_key,
+        **dict.fromkeys(sorted(names), spec.api_key),
     }
-    return LaunchPlan((path, *argv[1:], *spec.engine_args), environment)
+
+
+def _launch(pool: Pool, path: str, argv: list[str], spec: LaunchSpec) -> LaunchPlan:
+    return LaunchPlan((path, *argv[1:], *spec.engine_args), environment(pool, spec))
 
 
 def _config(pool: Pool) -> Command:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from hmac import compare_digest
 
 from contracts.config import Command, External, Package, Pool
 from contracts.engines import ReplicaCapabilities
-from worker_adapters.base import EngineCapabilities, EngineLauncher, LaunchSpec
+from worker_adapters.base import EngineCapabilities, EngineLauncher, LaunchPlan, LaunchSpec
 from worker_adapters.registry import ENGINES
 
 PROGRAMS = {"vllm": "vllm"}
@@ -67,4 +68,11 @@ def key_variables(pool: Pool, spec: LaunchSpec) -> tuple[str, ...]:
     except ValueError:
         # Only a command starts this one, and the command must know.
         return ()
-    return tuple(sorted(name for name, value in plan.env.items() if value == spec.api_key))
+    return holding(spec.api_key, plan)
+
+
+def holding(secret: str, plan: LaunchPlan) -> tuple[str, ...]:
+    """The variables of a launch whose value is the key of the launch."""
+    key = secret.encode()
+    held = (name for name, value in plan.env.items() if compare_digest(value.encode(), key))
+    return tuple(sorted(held))

@@ -8,6 +8,7 @@ machine's cards can be used.
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import anyio.to_thread
@@ -16,12 +17,12 @@ from contracts.config import Package, Pool
 from contracts.plans import MissingTool, PlanStep
 from contracts.pools import FailureReason, Phase, Preparation
 from pool_managerd.failure import LaunchRefused
-from pool_managerd.provisioning.command import filled
+from pool_managerd.provisioning.command import environment, filled
+from pool_managerd.provisioning.launchers import PROGRAMS, launcher_of
 from pool_managerd.provisioning.showing import launch_step
 from pool_managerd.provisioning.tools import ProvisioningTools
 from pool_managerd.provisioning.workshop import finish, key_of, making, run_tool
 from worker_adapters.base import LaunchPlan, LaunchSpec
-from worker_adapters.registry import ENGINES
 
 PIP = ("-m", "pip", "install", "--no-input", "--disable-pip-version-check", "--progress-bar", "off")
 
@@ -64,16 +65,19 @@ def missing(pool: Pool, spec: LaunchSpec) -> list[MissingTool]:  # noqa: ARG001
 def plan(pool: Pool, spec: LaunchSpec, place: Path) -> LaunchPlan:
     """The launch of an environment that is there."""
     config = _config(pool)
-    devices = ",".join(spec.device_uuids)
-    env = {"CUDA_VISIBLE_DEVICES": devices, "LLAMA_API_KEY": spec.api_key}
     if config.command:
         argv = filled(config.command, spec, python=str(_python(place)))
         program = _environment(place) / "bin" / argv[0]
-        return LaunchPlan((str(program), *argv[1:], *spec.engine_args), env)
-    inner = ENGINES[pool.engine].launchers["embedded"].plan(spec)
+        argv = [str(program), *argv[1:], *spec.engine_args]
+        return LaunchPlan(tuple(argv), environment(pool, spec))
+    if pool.engine in PROGRAMS:
+        program = _environment(place) / "bin" / PROGRAMS[pool.engine]
+        return launcher_of(pool).plan(replace(spec, binary=str(program)))
+    inner = launcher_of(pool).plan(spec)
     python = f"python{sys.version_info.major}.{sys.version_info.minor}"
     packages = _environment(place) / "lib" / python / "site-packages"
-    return LaunchPlan(inner.argv, {**inner.env, **env, "PYTHONPATH": str(packages)})
+    env = {**inner.env, **environment(pool, spec), "PYTHONPATH": str(packages)}
+    return LaunchPlan(inner.argv, env)
 
 
 def _environment(place: Path) -> Path:

@@ -25,7 +25,7 @@ import anyio.to_thread
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from contracts.pools import FailureReason
-from contracts.service.settings import child_environment
+from contracts.service.settings import child_environment, tool_environment
 from pool_managerd.failure import LaunchRefused
 from pool_managerd.process_group import end_group
 
@@ -96,7 +96,7 @@ async def run_tool(
         stdin=subprocess.DEVNULL,
         stderr=subprocess.STDOUT,
         cwd=directory,
-        env=child_environment(env or {}),
+        env=child_environment({**tool_environment(), **(env or {})}),
         start_new_session=True,
     )
     try:

@@ -51,3 +51,16 @@ async def test_many_askers_share_one_reading(tmp_path: Path) -> None:
 async def test_a_missing_file_is_an_os_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         await ModelDigests(tmp_path).of(tmp_path / "none")
+
+
+async def test_what_python_compiles_beside_a_model_is_no_part_of_it(tmp_path: Path) -> None:
+    """LO-WRK-164."""
+    model, digests = tmp_path / "model", ModelDigests(tmp_path / "state")
+    (model / "1").mkdir(parents=True)
+    (model / "1" / "model.py").write_text("pass")
+    before = await digests.of(model)
+    (model / "1" / "__pycache__").mkdir()
+    (model / "1" / "__pycache__" / "model.cpython-311.pyc").write_bytes(b"compiled")
+    assert await digests.of(model) == before
+    (model / "1" / "other.py").write_text("pass")
+    assert await digests.of(model) != before

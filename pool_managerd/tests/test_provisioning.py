@@ -1,5 +1,7 @@
 """Launch plans: the same facts give the same argv, and what is missing is named."""
 
+import os
+import re
 import sys
 from dataclasses import replace
 from itertools import pairwise
@@ -20,7 +22,10 @@ from pool_managerd.provisioning.showing import SHOWN_KEY, SHOWN_PORT
 from pool_managerd.provisioning.tools import ProvisioningTools
 from test_harness.downloads import downloading, sha256
 from test_harness.model_server import ModelServer
-from worker_adapters.base import LaunchPlan, LaunchSpec
+from worker_adapters.base import EngineLauncher, LaunchPlan, LaunchSpec
+from worker_adapters.llamacpp import LlamaCppClient
+from worker_adapters.llamacpp_launch import LlamaServerLauncher
+from worker_adapters.registry import ENGINES, Engine
 
 SPEC = LaunchSpec(
     model_path=Path("/models/q.gguf"),
@@ -35,11 +40,11 @@ SPEC = LaunchSpec(
 )
 
 
-def pool(**provisioning: Any) -> Pool:
+def pool(engine: str = "llamacpp", **provisioning: Any) -> Pool:
     return Pool.model_validate(
         {
             "id": "p",
-            "engine": "llamacpp",
+            "engine": engine,
             "model": {"id": "q", "ref": "file:/models/q.gguf"},
             "provisioning": provisioning,
         },
@@ -135,11 +140,19 @@ def test_a_container_is_given_its_cards_its_model_and_nothing_else(
     """LO-POOL-100, LO-POOL-035: the key is no argument, and the port is loopback's alone."""
     program = runtime_at(tmp_path, runtime)
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("DOCKER_HOST", "unix:///run/user/1/docker.sock")
+    monkeypatch.setattr(os, "getuid", lambda: 1234)
+    monkeypatch.setattr(os, "getgid", lambda: 99)
     plan = anyio.run(provisioned, pool(mode="container", image="llama:1", args=["--memory=1g"]))
-    argv = plan.argv
-    assert argv[:6] == (str(program), "run", "--rm", "--init", "--name", "llama-orch-p-0")
+    argv, name = plan.argv, plan.argv[plan.argv.index("--name") + 1]
+    assert argv[:5] == (str(program), "run", "--rm", "--init", "--name")
+    assert re.fullmatch(r"llama-orch-[0-9a-f]{8}-p-0", name)
     assert argv[argv.index("--publish") + 1] == "127.0.0.1:4711:8080"
-    assert argv[argv.index("--mount") + 1] == "type=bind,src=/models,dst=/models,readonly"
+    mounts = [value for option, value in pairwise(argv) if option == "--mount"]
+    assert mounts == ["type=bind,src=/models/q.gguf,dst=/models/q.gguf,readonly"]
+    user = ("--userns", "keep-id") if runtime == "podman" else ("--user", "1234:99")
+    assert user in pairwise(argv)
+    assert ("--pull", "never") in pairwise(argv)
     start = argv.index(cards[0])
     assert argv[start : start + len(cards)] == cards
     image = argv.index("llama:1")
@@ -151,8 +164,141 @@ def test_a_container_is_given_its_cards_its_model_and_nothing_else(
     assert not any("sekret" in part for part in argv)
     assert ("--env", "LLAMA_API_KEY") in pairwise(argv)
     assert plan.env["LLAMA_API_KEY"] == "sekret"
+    assert plan.env["DOCKER_HOST"] == "unix:///run/user/1/docker.sock"
     assert "CUDA_VISIBLE_DEVICES" not in [*plan.env, *argv]
-    assert plan.end_argv == (str(program), "rm", "--force", "llama-orch-p-0")
+    assert plan.end_argv == (str(program), "rm", "--force", name)
+
+
+@pytest.fixture
+def docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    return runtime_at(tmp_path, "docker")
+
+
+@pytest.mark.parametrize(
+    ("said", "reason", "words"),
+    [
+        ("Error: No such image: llama:1", FailureReason.DOWNLOAD_DENIED, "`docker pull llama:1`"),
+        ("Cannot connect to the Docker daemon", FailureReason.PROVISIONING_FAILED, "Cannot conn"),
+    ],
+)
+def test_an_image_that_is_not_here_is_not_fetched_where_downloads_are_off(
+    docker: Path, said: str, reason: FailureReason, words: str
+) -> None:
+    """LO-POOL-102, LO-POOL-182."""
+    docker.write_text(f"#!/bin/sh\necho '{said}' >&2\nexit 1\n")
+    a_pool = pool(mode="container", image="llama:1")
+    with pytest.raises(LaunchRefused, match=words) as caught:
+        anyio.run(provisioned, a_pool)
+    assert caught.value.failure.reason is reason
+    allowed = tools_at(Path("/nonexistent"), allowed=True)
+    plan = anyio.run(MODES["container"].provision, a_pool, SPEC, allowed)
+    assert "--pull" not in plan.argv
+
+
+@pytest.mark.usefixtures("docker")
+def test_two_daemons_name_their_containers_apart() -> None:
+    """LO-POOL-182."""
+    a_pool, names = pool(mode="container", image="i"), set()
+    for state_dir in (Path("/a"), Path("/b"), Path("/a")):
+        plan = anyio.run(MODES["container"].provision, a_pool, SPEC, tools_at(state_dir))
+        names.add(plan.end_argv[-1])
+    assert len(names) == 2
+
+
+@pytest.mark.usefixtures("docker")
+def test_a_container_sees_every_part_of_a_split_model() -> None:
+    """LO-POOL-182."""
+    spec = replace(SPEC, model_path=Path("/m/x-00001-of-00002.gguf"))
+    plan = anyio.run(provisioned, pool(mode="container", image="i"), spec)
+    mounts = [value for option, value in pairwise(plan.argv) if option == "--mount"]
+    assert [mount.split(",")[1] for mount in mounts] == [
+        "src=/m/x-00001-of-00002.gguf",
+        "src=/m/x-00002-of-00002.gguf",
+    ]
+    spec = replace(SPEC, model_path=Path("/m/a,readonly=false.gguf"))
+    with pytest.raises(ValueError, match="takes no"):
+        anyio.run(provisioned, pool(mode="container", image="i"), spec)
+
+
+class Keyless(LlamaServerLauncher):
+    """An engine that takes no key."""
+
+    def plan(self, spec: LaunchSpec) -> LaunchPlan:
+        return replace(super().plan(spec), env={})
+
+
+class Other(LlamaServerLauncher):
+    """One that reads its key elsewhere, and whose image is started otherwise."""
+
+    def plan(self, spec: LaunchSpec) -> LaunchPlan:
+        argv = (spec.binary or "", "--model", str(spec.model_path), *spec.engine_args)
+        return LaunchPlan(argv, {"OTHER_KEY": spec.api_key})
+
+
+def served_by(monkeypatch: pytest.MonkeyPatch, name: str, **launchers: EngineLauncher) -> None:
+    """Have an engine of this name, whose client is of no matter here."""
+    engines = {**ENGINES, name: Engine(name, launchers, LlamaCppClient)}
+    monkeypatch.setattr("pool_managerd.provisioning.launchers.ENGINES", engines)
+
+
+@pytest.mark.usefixtures("docker")
+def test_an_engine_without_a_key_is_put_in_no_container(monkeypatch: pytest.MonkeyPatch) -> None:
+    """LO-POOL-181: nobody could prove who listens."""
+    served_by(monkeypatch, "vllm", binary=Keyless())
+    with pytest.raises(ValueError, match="takes no key"):
+        anyio.run(provisioned, pool(engine="vllm", mode="container", image="i"))
+
+
+@pytest.mark.usefixtures("docker")
+def test_an_engine_has_its_own_argv_in_a_container_and_its_own_name_of_the_key(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """LO-POOL-181."""
+    served_by(monkeypatch, "vllm", binary=Keyless(), container=Other())
+    plan = anyio.run(provisioned, pool(engine="vllm", mode="container", image="i"))
+    assert plan.argv[-3:] == ("--model", "/models/q.gguf", "--extra")
+    assert ("--env", "OTHER_KEY") in pairwise(plan.argv)
+    served_by(monkeypatch, "vllm", binary=Other())
+    argv = [sys.executable, "{port}"]
+    plan = command.plan(pool(engine="vllm", mode="command", command=argv), SPEC)
+    assert plan.env["OTHER_KEY"] == plan.env["LLAMA_API_KEY"] == "sekret"
+    packaged = pool(engine="vllm", mode="package", requirements=["vllm==1"])
+    launch = MODES["package"].steps(packaged, SPEC)[-1]
+    assert launch.argv[0].endswith(".environment/bin/vllm")
+    assert launch.argv[-1] == "--extra"
+
+
+@pytest.mark.parametrize(
+    ("engine", "provisioning", "words"),
+    [
+        ("openai", {"mode": "binary", "path": "x"}, "use provisioning `external` or `command`"),
+        ("openai", {"mode": "container", "image": "x"}, "use provisioning `external`"),
+        ("triton", {"mode": "container", "image": "x"}, "it takes no key"),
+        ("vllm", {"mode": "source"}, "serves `llamacpp` only"),
+        ("vllm", {"mode": "embedded"}, "serves engine `llamacpp` only"),
+        ("tgi", {"mode": "package", "requirements": ["x"]}, "needs a `command`"),
+    ],
+)
+def test_an_engine_that_does_not_come_so_is_refused_with_the_configuration(
+    engine: str, provisioning: dict[str, Any], words: str
+) -> None:
+    """LO-POOL-181."""
+    with pytest.raises(ValidationError, match=words):
+        pool(engine=engine, **provisioning)
+
+
+def test_a_container_is_started_as_its_image_wants_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LO-POOL-100: Triton's image runs what follows its entry point, the program first."""
+    runtime_at(tmp_path, "docker")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    config = pool(mode="container", image="tritonserver:1").model_dump() | {"engine": "triton"}
+    argv = anyio.run(provisioned, Pool.model_validate(config, strict=False)).argv
+    inside = argv[argv.index("tritonserver:1") + 1 :]
+    assert inside[:2] == ("tritonserver", "--model-repository=/models/q.gguf")
+    assert "--http-port=8080" in inside
 
 
 def test_a_machine_without_a_runtime_is_told_what_to_install(

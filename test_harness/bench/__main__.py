@@ -20,6 +20,7 @@ from rich.console import Console
 
 from test_harness.bench import (
     accepts,
+    dialects,
     first_token,
     footprint,
     open_streams,
@@ -42,6 +43,7 @@ QUESTIONS: dict[str, tuple[Callable[[Path, int], Answer], int]] = {
     "queue-length": (queue_length.measure, 1),
     "prediction": (prediction.measure, 3),
     "supervision": (supervision.measure, 3),
+    "dialects": (dialects.measure, 7),
 }
 """How each is answered, and in how many rounds unless told."""
 

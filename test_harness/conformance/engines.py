@@ -46,6 +46,16 @@ DIALECTS: Mapping[str, DialectUnderTest] = MappingProxyType(
         dialect.name: dialect
         for dialect in (
             DialectUnderTest("llamacpp"),
+            DialectUnderTest("tgi", tells_cache=False),
+            DialectUnderTest(
+                "triton",
+                workloads=frozenset({Workload.COMPLETION}),
+                has_key=False,
+                tells_cache=False,
+                counts_prompts=False,
+                tells_busy=False,
+                unspoken=frozenset({"no-final", "two-finals", "bad-figures"}),
+            ),
             DialectUnderTest("vllm"),
             DialectUnderTest(
                 "openai",

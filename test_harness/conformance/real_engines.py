@@ -20,6 +20,7 @@ import anyio
 
 from contracts.service.settings import child_environment
 from contracts.tasks import Workload
+from test_harness.triton_models.repository import write_text_model
 from worker_adapters.base import EngineClient, LaunchPlan, LaunchSpec
 from worker_adapters.errors import EngineBusy, EngineLost, EngineUnreachable
 from worker_adapters.registry import ENGINES, new_client
@@ -45,6 +46,8 @@ class RealEngine:
     """Writes its model into a folder; returns what the launcher is told."""
     variable: str | None = None
     """Names its program; None: it is always there."""
+    runs_already: bool = False
+    """Whether the variable names the address of one that somebody else runs, without a key."""
     engine_args: Callable[[], tuple[str, ...]] = tuple
     slots: int = 2
     start_s: float = 30.0
@@ -64,12 +67,20 @@ class RealEngine:
         """Why it cannot be had here; None: it can."""
         if self.variable is None or self.program:
             return None
-        return f"{self.variable} is not set; ci/engines makes what it names"
+        remedy = (
+            "the URL of one that runs" if self.runs_already else "ci/engines makes what it names"
+        )
+        return f"{self.variable} is not set; {remedy}"
 
 
 def _tiny_gguf(folder: Path) -> Path:
     write_model(folder / "tiny.gguf")
     return folder / "tiny.gguf"
+
+
+def _text_model(folder: Path) -> Path:
+    write_text_model(folder / "models", "tiny", ctx=CTX)
+    return folder / "models"
 
 
 REAL: Mapping[str, RealEngine] = MappingProxyType(
@@ -79,6 +90,23 @@ REAL: Mapping[str, RealEngine] = MappingProxyType(
             RealEngine("embedded", "llamacpp", "embedded", _tiny_gguf),
             RealEngine(
                 "llama-server", "llamacpp", "binary", _tiny_gguf, variable="LLORCH_LLAMA_SERVER"
+            ),
+            RealEngine(
+                "triton",
+                "triton",
+                "binary",
+                _text_model,
+                variable="LLORCH_TRITON",
+                workloads=frozenset({Workload.COMPLETION}),
+            ),
+            RealEngine(
+                "tgi",
+                "tgi",
+                "external",
+                lambda folder: folder,
+                variable="LLORCH_TGI_URL",
+                runs_already=True,
+                exact=False,
             ),
         )
     }
@@ -91,6 +119,11 @@ async def serving(real: RealEngine, folder: Path, slots: int) -> AsyncIterator[E
 
     The engine outlives no test session: its group is killed where TERM does not do.
     """
+    if real.runs_already:
+        assert real.program is not None
+        async with EngineTransport() as transport:
+            yield new_client(real.engine, transport, real.program, None)
+        return
     spec = LaunchSpec(
         model_path=await anyio.to_thread.run_sync(real.prepare, folder),
         model_alias="tiny",

@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from contracts.engines import Feature
-from contracts.tasks import Workload
+from contracts.tasks import Message, Workload
 from test_harness.conformance.asking import (
     failure_of,
     finished_of,
@@ -70,6 +70,18 @@ async def test_what_it_has_no_words_for_is_refused(
         pytest.skip(f"the stand-in of {dialect.name} serves {workload}")
     with pytest.raises(EngineRefused):
         await _asked_for(client, workload)
+
+
+async def test_a_chat_that_it_has_no_template_for_is_refused(
+    client: EngineClient, dialect: DialectUnderTest
+) -> None:
+    """LO-WRK-097."""
+    if Workload.CHAT in dialect.workloads:
+        pytest.skip(f"{dialect.name} serves chats")
+    chat = request_of(None, messages=(Message(role="user", content="Hi"),))
+    came, error = await failure_of(client, chat)
+    assert not came
+    assert isinstance(error, EngineRefused)
 
 
 async def test_a_client_that_leaves_stops_the_engine(

@@ -14,7 +14,7 @@ import pytest
 
 from contracts.engines import Feature
 from contracts.errors import ErrorCode
-from contracts.tasks import Message
+from contracts.tasks import Message, Workload
 from test_harness.conformance.asking import (
     failure_of,
     finished_of,
@@ -101,8 +101,10 @@ async def test_a_text_is_as_long_as_it_says(client: EngineClient) -> None:
     assert end.finish_reason != "length" or end.tokens_out == 24
 
 
-async def test_a_chat_is_answered(client: EngineClient) -> None:
+async def test_a_chat_is_answered(client: EngineClient, real: RealEngine) -> None:
     """LO-WRK-090."""
+    if Workload.CHAT not in real.workloads:
+        pytest.skip(f"{real.name} has no chat template")
     messages = (Message(role="system", content="Be calm."), Message(role="user", content="Hi"))
     items = await items_of(client, greedy(prompt=None, messages=messages))
     assert finished_of(items).tokens_out >= 1
@@ -151,7 +153,8 @@ async def test_a_prompt_beyond_the_context_is_refused_as_such(client: EngineClie
     """LO-WRK-093."""
     if Feature.TOKENIZE not in (await client.capabilities()).features:
         pytest.skip("the engine knows no context")
-    came, error = await failure_of(client, greedy(prompt="stone " * (CTX + 40)))
+    ctx = (await client.observe()).ctx
+    came, error = await failure_of(client, greedy(prompt="stone " * (ctx + 40)))
     assert not came
     assert isinstance(error, EngineRefused)
     assert error.code is ErrorCode.CONTEXT_EXCEEDED
@@ -216,7 +219,8 @@ async def test_requests_at_once_do_not_mix(client: EngineClient, real: RealEngin
 
 async def test_only_an_engine_with_our_key_is_ours(client: EngineClient, real: RealEngine) -> None:
     """LO-WRK-098."""
-    assert await client.prove_identity() is (real.engine != "triton")
+    has_key = real.engine != "triton" and not real.runs_already
+    assert await client.prove_identity() is has_key
 
 
 async def test_two_launches_with_one_slot_say_the_same(real: RealEngine, tmp_path: Path) -> None:

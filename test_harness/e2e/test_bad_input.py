@@ -45,6 +45,18 @@ def test_a_setting_nothing_obeys_is_refused(tmp_path: Path, name: DaemonName) ->
     assert "artifacts" in line
 
 
+def test_a_bad_sampler_profile_is_named(tmp_path: Path) -> None:
+    """LO-ORC-177: exit 78 and the path of the file."""
+    stack = Stack(tmp_path, [])
+    path = stack.state_dir / "sampler_profiles" / "calm-1.yaml"
+    path.parent.mkdir(parents=True, mode=0o700)
+    stack.state_dir.chmod(0o700)
+    path.write_text("temperature: hot\n")
+    code, line = refused(stack, "orchestratord")
+    assert code == 78
+    assert f"{path}: temperature: Input should be a valid number" in line
+
+
 @pytest.mark.parametrize("name", DAEMONS)
 def test_a_taken_port_is_named(tmp_path: Path, name: DaemonName) -> None:
     """LO-SYS-020, LO-SYS-027: exit 75."""
@@ -113,8 +125,12 @@ def test_a_wrong_token_opens_no_route(tmp_path: Path) -> None:
         ({"model": "tiny", "prompt": "x", "max_tokens": 0}, "max_tokens"),
         ({"model": "tiny", "prompt": "x", "max_tokens": 1, "n_discard": -1}, "n_discard"),
         ({"model": "tiny", "prompt": "x", "max_tokens": 1, "seed": None}, "seed"),
-        ({"model": "tiny", "prompt": "x", "max_tokens": 1, "determinism": "strict"}, "determinism"),
-        ({"model": "tiny", "inputs": ["x"], "workload": "embedding"}, "workload"),
+        (
+            {"model": "tiny", "prompt": "x", "max_tokens": 1, "sampler_profile_version": "x-9"},
+            "x-9",
+        ),
+        ({"model": "tiny", "inputs": ["x"], "workload": "embedding", "top_k": 1}, "top_k"),
+        ({"model": "tiny", "inputs": ["x"], "workload": "rerank"}, "inputs"),
     ],
 )
 def test_a_malformed_task_is_refused_by_name(

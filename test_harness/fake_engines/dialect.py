@@ -6,16 +6,17 @@ lie in `generation` and `server`.
 
 from __future__ import annotations
 
+import argparse
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from aiohttp import web
 
-if TYPE_CHECKING:
-    from test_harness.fake_engines.server import FakeEngine
+from test_harness.fake_engines.engine import Engine
+from test_harness.fake_engines.slots import Slots
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,18 @@ class Told:
         return -1 if self.bad_figures else self.words_in
 
 
+class Serving(Protocol):
+    """The server that a dialect gives its words to."""
+
+    engine: Engine
+    options: argparse.Namespace
+    slots: Slots
+
+    async def generate(self, request: web.Request, asked: Asked) -> web.StreamResponse:
+        """Answer a generation."""
+        ...
+
+
 Ending = str
 """`eos`: by itself; `limit`: at the bound it was given."""
 
@@ -73,7 +86,7 @@ class Dialect(ABC):
     """Whether its port is open before its model is there."""
 
     @abstractmethod
-    def routes(self, fake: FakeEngine) -> Iterable[web.RouteDef]:
+    def routes(self, fake: Serving) -> Iterable[web.RouteDef]:
         """Everything it answers; generations by `fake.generate`."""
 
     @abstractmethod

@@ -9,12 +9,13 @@ import re
 import signal
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from aiohttp import web
 
 from test_harness.fake_engines.attempts_log import Attempt
 from test_harness.fake_engines.dialect import Asked, Dialect, Told, payload
+from test_harness.fake_engines.engine import Engine
 from test_harness.fake_engines.event_writer import EventWriter
 from test_harness.fake_engines.faults import ODD_WORDS, Faults
 from test_harness.fake_engines.slots import Slot
@@ -65,31 +66,6 @@ def _length(words: Sequence[str], faults: Faults, most: int) -> int:
         return faults["flood"] * FLOOD_TOKENS_PER_MB
     asked = [int(found[1]) for word in words if (found := _LENGTH.fullmatch(word))]
     return min(asked[-1], most) if asked else most
-
-
-@dataclass
-class Engine:
-    """What all generations of one engine share."""
-
-    options: argparse.Namespace
-    sent: int = 0
-    """Tokens, over all streams."""
-    prefills: int = 0
-    """Prompts under evaluation."""
-    prefilled: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set while there is none of them."""
-    deaf: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def __post_init__(self) -> None:
-        self.prefilled.set()
-
-    def prefilling(self, change: int) -> None:
-        """One prompt more, or one less."""
-        self.prefills += change
-        if self.prefills:
-            self.prefilled.clear()
-        else:
-            self.prefilled.set()
 
 
 class Generation:

@@ -12,9 +12,8 @@ from typing import Any
 
 from aiohttp import web
 
-from test_harness.fake_engines.dialect import Asked, Dialect, Told, payload
+from test_harness.fake_engines.dialect import Asked, Dialect, Serving, Told, payload
 from test_harness.fake_engines.process import run
-from test_harness.fake_engines.server import FakeEngine
 
 KINDS = {400: "invalid_request_error", 401: "authentication_error", 503: "unavailable_error"}
 
@@ -28,7 +27,7 @@ class LlamaCpp(Dialect):
     generating_paths = frozenset({"/completion"})
     answers_while_loading = True
 
-    def routes(self, fake: FakeEngine) -> Iterable[web.RouteDef]:
+    def routes(self, fake: Serving) -> Iterable[web.RouteDef]:
         """Its routes."""
         answers = Answers(self, fake)
         return [
@@ -97,7 +96,7 @@ class LlamaCpp(Dialect):
 class Answers:
     """The handlers of its routes."""
 
-    def __init__(self, dialect: LlamaCpp, fake: FakeEngine) -> None:
+    def __init__(self, dialect: LlamaCpp, fake: Serving) -> None:
         self._dialect = dialect
         self._fake = fake
         self._options = fake.options

@@ -11,9 +11,9 @@ from typing import Any
 
 from aiohttp import web
 
+from test_harness.fake_engines.dialect import Serving
 from test_harness.fake_engines.openai_api import OpenAiApi
 from test_harness.fake_engines.process import run
-from test_harness.fake_engines.server import FakeEngine
 
 
 class OpenAi(OpenAiApi):
@@ -24,7 +24,7 @@ class OpenAi(OpenAiApi):
     open_paths = frozenset({"/health"})
     answers_while_loading = False
 
-    def model(self, fake: FakeEngine) -> dict[str, Any]:
+    def model(self, fake: Serving) -> dict[str, Any]:
         """Its name alone."""
         return {"id": fake.options.alias, "object": "model"}
 

@@ -8,8 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
-from test_harness.fake_engines.dialect import Asked, Dialect, Told, payload
-from test_harness.fake_engines.server import FakeEngine
+from test_harness.fake_engines.dialect import Asked, Dialect, Serving, Told, payload
 
 CHAT = "chat"
 COMPLETION = "completion"
@@ -22,7 +21,7 @@ class OpenAiApi(Dialect):
 
     generating_paths = frozenset({"/v1/completions", "/v1/chat/completions"})
 
-    def routes(self, fake: FakeEngine) -> Iterable[web.RouteDef]:
+    def routes(self, fake: Serving) -> Iterable[web.RouteDef]:
         """Its routes."""
         answers = Answers(self, fake)
         return [
@@ -32,7 +31,7 @@ class OpenAiApi(Dialect):
         ]
 
     @abstractmethod
-    def model(self, fake: FakeEngine) -> dict[str, Any]:
+    def model(self, fake: Serving) -> dict[str, Any]:
         """The one entry of its model list."""
 
     @abstractmethod
@@ -86,7 +85,7 @@ class OpenAiApi(Dialect):
 class Answers:
     """The handlers of its routes."""
 
-    def __init__(self, dialect: OpenAiApi, fake: FakeEngine) -> None:
+    def __init__(self, dialect: OpenAiApi, fake: Serving) -> None:
         self._dialect = dialect
         self._fake = fake
 

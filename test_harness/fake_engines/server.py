@@ -13,8 +13,9 @@ from aiohttp import web
 
 from test_harness.fake_engines.attempts_log import Attempt, AttemptsLog
 from test_harness.fake_engines.dialect import Asked, Dialect
+from test_harness.fake_engines.engine import Engine
 from test_harness.fake_engines.faults import Faults
-from test_harness.fake_engines.generation import EXIT_DIED, POISON, Ask, Engine, Generation
+from test_harness.fake_engines.generation import EXIT_DIED, POISON, Ask, Generation
 from test_harness.fake_engines.slots import Slots
 
 BODY_BYTES = 64 * 1024 * 1024

@@ -12,10 +12,9 @@ from typing import Any
 
 from aiohttp import web
 
-from test_harness.fake_engines.dialect import Told
+from test_harness.fake_engines.dialect import Serving, Told
 from test_harness.fake_engines.openai_api import OpenAiApi, rendered
 from test_harness.fake_engines.process import run
-from test_harness.fake_engines.server import FakeEngine
 
 KINDS = {400: "BadRequestError", 404: "NotFoundError", 503: "Service Unavailable"}
 
@@ -28,7 +27,7 @@ class Vllm(OpenAiApi):
     open_paths = frozenset({"/health", "/version", "/metrics", "/tokenize"})
     answers_while_loading = False
 
-    def routes(self, fake: FakeEngine) -> Iterable[web.RouteDef]:
+    def routes(self, fake: Serving) -> Iterable[web.RouteDef]:
         """Its routes: only those under `/v1` are guarded."""
         answers = VllmAnswers(fake)
         return [
@@ -39,7 +38,7 @@ class Vllm(OpenAiApi):
             web.post("/tokenize", answers.tokenize),
         ]
 
-    def model(self, fake: FakeEngine) -> dict[str, Any]:
+    def model(self, fake: Serving) -> dict[str, Any]:
         """With the context that it really serves."""
         return {"id": fake.options.alias, "max_model_len": fake.options.ctx}
 
@@ -77,7 +76,7 @@ class Vllm(OpenAiApi):
 class VllmAnswers:
     """The handlers of what only vLLM has."""
 
-    def __init__(self, fake: FakeEngine) -> None:
+    def __init__(self, fake: Serving) -> None:
         self._fake = fake
 
     async def health(self, _: web.Request) -> web.Response:

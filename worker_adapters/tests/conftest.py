@@ -22,6 +22,9 @@ from worker_adapters.tiny_gguf import write_model
 from worker_adapters.transport import EngineTransport
 
 KEY = "a-key-for-tests"
+CTX = 512
+VECTOR_CTX = 1024
+"""More than llama.cpp's own physical batch, which is 512."""
 
 
 @dataclass(frozen=True)
@@ -64,10 +67,10 @@ def endless_engine(
 def embedding_engine(
     models: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RunningEngine]:
-    """A model that embeds, with two slots of 512 tokens."""
+    """A model that embeds, with two slots of `VECTOR_CTX` tokens."""
     write_model(models / "embedding.gguf", "embedding")
     log = tmp_path_factory.mktemp("embedding") / "log"
-    with running(models / "embedding.gguf", log, workload="embedding") as served:
+    with running(models / "embedding.gguf", log, workload="embedding", ctx=VECTOR_CTX) as served:
         yield served
 
 
@@ -75,10 +78,10 @@ def embedding_engine(
 def rerank_engine(
     models: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RunningEngine]:
-    """A model that ranks, with two slots of 512 tokens."""
+    """A model that ranks, with two slots of `VECTOR_CTX` tokens."""
     write_model(models / "rerank.gguf", "rerank")
     log = tmp_path_factory.mktemp("rerank") / "log"
-    with running(models / "rerank.gguf", log, workload="rerank") as served:
+    with running(models / "rerank.gguf", log, workload="rerank", ctx=VECTOR_CTX) as served:
         yield served
 
 
@@ -91,11 +94,15 @@ async def transport(anyio_backend: str) -> AsyncIterator[EngineTransport]:
 
 @contextmanager
 def running(
-    model: Path, log: Path, slots: int = 2, workload: PoolWorkload = "generation"
+    model: Path,
+    log: Path,
+    slots: int = 2,
+    workload: PoolWorkload = "generation",
+    ctx: int = CTX,
 ) -> Iterator[RunningEngine]:
     """An embedded engine, ready to serve; ended by SIGTERM."""
     port = free_port()
-    plan = EmbeddedLauncher().plan(spec_of(model, port, slots, workload))
+    plan = EmbeddedLauncher().plan(spec_of(model, port, slots, workload, ctx))
     with log.open("wb") as output:
         process = subprocess.Popen(
             plan.argv, env=child_environment(plan.env), stdout=output, stderr=output
@@ -110,7 +117,11 @@ def running(
 
 
 def spec_of(
-    model: Path, port: int, slots: int = 2, workload: PoolWorkload = "generation"
+    model: Path,
+    port: int,
+    slots: int = 2,
+    workload: PoolWorkload = "generation",
+    ctx: int = CTX,
 ) -> LaunchSpec:
     """A launch on loopback."""
     return LaunchSpec(
@@ -118,7 +129,7 @@ def spec_of(
         model_alias="tiny",
         host="127.0.0.1",
         port=port,
-        ctx=512,
+        ctx=ctx,
         slots=slots,
         device_uuids=(),
         engine_args=(),

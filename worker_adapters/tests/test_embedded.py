@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ import psutil
 import pytest
 
 from contracts.service.settings import child_environment
-from worker_adapters.embedded import EmbeddedExit
+from worker_adapters.embedded import SPLIT_KEY, EmbeddedExit
 from worker_adapters.llamacpp_launch import EmbeddedLauncher
 from worker_adapters.tests.conftest import KEY, running, spec_of
 from worker_adapters.tests.ports import free_port
@@ -57,6 +58,29 @@ def test_a_damaged_model_ends_with_a_line_that_names_it(models: Path, tmp_path: 
     assert code == EmbeddedExit.BAD_MODEL
     assert lines[-1].startswith(f"embedded engine: llama.cpp cannot load {path}")
     assert not any("Traceback" in line for line in lines)
+
+
+def test_a_model_that_cannot_rank_is_one_line_with_the_remedy(models: Path) -> None:
+    """LO-WRK-121: llama.cpp would serve numbers that rank nothing."""
+    model = models / "tiny.gguf"
+    argv = EmbeddedLauncher().plan(spec_of(model, free_port(), workload="rerank")).argv
+    code, lines = end_of(argv)
+    assert code == EmbeddedExit.UNFIT_MODEL
+    assert len(lines) == 1
+    assert f"{model} has no head to rank with: take a model" in lines[0]
+
+
+def test_a_model_in_several_files_may_have_its_head_in_another_one(
+    models: Path, tmp_path: Path
+) -> None:
+    """LO-WRK-121: its first file is loaded, and here the others are missing."""
+    path = tmp_path / "m-00001-of-00002.gguf"
+    key = struct.pack("<Q", len(SPLIT_KEY)) + SPLIT_KEY
+    path.write_bytes((models / "tiny.gguf").read_bytes()[:100_000] + key)
+    argv = EmbeddedLauncher().plan(spec_of(path, free_port(), workload="rerank")).argv
+    code, lines = end_of(argv)
+    assert code == EmbeddedExit.BAD_MODEL
+    assert lines[-1].startswith(f"embedded engine: llama.cpp cannot load {path}")
 
 
 def test_a_taken_port_ends_with_a_line_that_names_it(models: Path) -> None:

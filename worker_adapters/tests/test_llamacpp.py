@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from contextlib import aclosing
-from dataclasses import replace
 
 import pytest
 
@@ -114,51 +113,6 @@ async def test_the_slot_that_served_is_told_with_the_figures(
     async with hostile([STREAM_HEAD, *events(FINAL.replace(b'"id_slot":6', told))]) as server:
         (finished,) = await streamed(transport, server.base_url)
     assert finished == Finished("length", 4, 2, 3, slot)
-
-
-HELD, PASSED_OVER = b'{"content":" {"}', b'{"content":" <"}'
-
-
-@pytest.mark.anyio
-async def test_a_schema_the_server_passes_over_is_refused_before_anything_is_generated(
-    transport: EngineTransport,
-) -> None:
-    """LO-WRK-111."""
-    request = replace(REQUEST, json_schema={"uniqueItems": True}, slot=3)
-    async with hostile([answer(200, PASSED_OVER)]) as server:
-        with pytest.raises(EngineRefused, match="json_schema") as caught:
-            await streamed(transport, server.base_url, request)
-    assert caught.value.code is ErrorCode.INVALID_PARAMS
-    (trial,) = (json.loads(sent.partition(b"\r\n\r\n")[2]) for sent in server.requests)
-    assert trial["json_schema"] == {"uniqueItems": True}
-    assert (trial["n_predict"], trial["id_slot"], trial["cache_prompt"]) == (1, 3, False)
-
-
-@pytest.mark.anyio
-async def test_a_schema_that_holds_is_asked_for_again_with_the_prompt(
-    transport: EngineTransport,
-) -> None:
-    """LO-WRK-111."""
-    request = replace(REQUEST, json_schema={"type": "object"})
-    async with hostile([answer(200, HELD)]) as server:
-        with pytest.raises(EngineProtocolError, match="not an event stream"):
-            await streamed(transport, server.base_url, request)
-    sent = [json.loads(one.partition(b"\r\n\r\n")[2]) for one in server.requests]
-    assert [one["json_schema"] for one in sent] == [{"type": "object"}] * 2
-    assert [one["prompt"] for one in sent] == ["<", "x"]
-
-
-@pytest.mark.anyio
-async def test_a_grammar_in_anothers_notation_is_refused_and_never_sent(
-    transport: EngineTransport,
-) -> None:
-    """LO-WRK-112: the server would pass over its faults in silence."""
-    request = replace(REQUEST, grammar="\n%llguidance {}\nstart: /[/")
-    async with hostile([]) as server:
-        with pytest.raises(EngineRefused, match="GBNF") as caught:
-            await streamed(transport, server.base_url, request)
-    assert caught.value.code is ErrorCode.INVALID_PARAMS
-    assert server.requests == []
 
 
 HTML = answer(200, b"<html>hello</html>", kind=b"text/html")

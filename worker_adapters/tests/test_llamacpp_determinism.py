@@ -135,6 +135,21 @@ async def test_a_stream_that_was_left_changes_no_byte_of_the_next(
         assert await read(one_slot, transport, request_of(SEEDS[0], LONG)) == before
 
 
+async def test_what_is_held_to_a_schema_is_as_exact(
+    one_slot: RunningEngine, transport: EngineTransport
+) -> None:
+    """LO-WRK-116: the trial of the schema leaves nothing behind."""
+    schema = {"type": "array", "items": {"type": "string", "maxLength": 6}, "maxItems": 3}
+    asked = [replace(request_of(seed, LONG), json_schema=schema) for seed in SEEDS]
+    first = [await read(one_slot, transport, ask) for ask in asked]
+    assert len(set(first)) > 1
+    assert [await read(one_slot, transport, ask) for ask in reversed(asked)] == first[::-1]
+    plain = request_of(SEEDS[0], LONG)
+    before = await read(one_slot, transport, plain)
+    await read(one_slot, transport, asked[0])
+    assert await read(one_slot, transport, plain) == before
+
+
 async def test_a_restarted_engine_and_a_second_one_give_the_same_bytes(
     one_slot: RunningEngine, models: Path, transport: EngineTransport, tmp_path: Path
 ) -> None:

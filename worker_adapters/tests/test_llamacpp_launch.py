@@ -126,6 +126,7 @@ def test_every_exit_of_the_embedded_engine_has_its_reason() -> None:
         EmbeddedExit.BAD_MODEL: FailureReason.MODEL_MISSING,
         EmbeddedExit.WHEEL_MISSING: FailureReason.TOOL_MISSING,
         EmbeddedExit.PORT_TAKEN: FailureReason.PORT_TAKEN,
+        EmbeddedExit.UNFIT_MODEL: FailureReason.WORKLOAD_MISSING,
     }
 
 

@@ -18,10 +18,10 @@ from worker_adapters.errors import (
     EngineProtocolError,
     EngineRefused,
 )
-from worker_adapters.llamacpp import LlamaCppClient
+from worker_adapters.llamacpp import TEXTS_AT_ONCE, LlamaCppClient
 from worker_adapters.llamacpp_vectors import DIMENSIONS_MAX, read_embeddings, read_ranks
 from worker_adapters.tests.hostile import answer, hostile
-from worker_adapters.transport import EngineTransport
+from worker_adapters.transport import Answer, EngineTransport
 
 USAGE = {"prompt_tokens": 5, "total_tokens": 5}
 
@@ -73,8 +73,13 @@ WRONG_VECTORS: dict[str, bytes] = {
     "no bits": vectors_of(packed(1.0), ""),
     "not base64": vectors_of(packed(1.0), "===!"),
     "half a number": vectors_of(packed(1.0), "AAAA"),
-    "too long": vectors_of([1.0], [0.0] * (DIMENSIONS_MAX + 1)),
-    "too many bits": vectors_of([1.0], packed(*[0.0] * (DIMENSIONS_MAX + 1))),
+    "two, and one twice": json.dumps(
+        {"data": [{"index": i, "embedding": [1.0]} for i in (0, 1, 1)], "usage": USAGE}
+    ).encode(),
+    "too long": vectors_of(*[[0.0] * (DIMENSIONS_MAX + 1)] * 2),
+    "too many bits": vectors_of(*[packed(*[0.0] * (DIMENSIONS_MAX + 1))] * 2),
+    "empty vectors": vectors_of([], []),
+    "no bits at all": vectors_of("", ""),
     "no number": vectors_of([1.0], [None]),
     "not a number, in bits": vectors_of(packed(1.0), packed(float("nan"))),
     "infinity, in bits": vectors_of(packed(1.0), packed(float("inf"))),
@@ -98,6 +103,7 @@ WRONG_RANKS: dict[str, bytes] = {
     "too few": ranks_of((0, 0.5)),
     "too many": ranks_of((0, 0.5), (1, 0.5), (2, 0.5)),
     "one twice": ranks_of((0, 0.5), (0, 0.5)),
+    "two, and one twice": ranks_of((0, 0.5), (1, 0.5), (1, 0.5)),
     "an index beyond": ranks_of((0, 0.5), (2, 0.5)),
     "no number": ranks_of((0, 0.5), (1, None)),
     "a number too large": ranks_of((0, 0.5), (1, 7)).replace(b": 7", b": 1e999"),
@@ -140,6 +146,29 @@ async def test_documents_go_out_and_scores_come_in(transport: EngineTransport) -
     assert found == Ranking((1.0, 2.0), 5)
     assert json.loads(body) == {"query": "q", "documents": ["a", "b"]}
     assert b"X-Correlation-Id: c-8" in head
+
+
+class Answering(EngineTransport):
+    """Gives its answers one after the other, whatever is asked."""
+
+    def __init__(self, *bodies: bytes) -> None:
+        super().__init__()
+        self._bodies = iter(bodies)
+
+    async def ask(self, *_: Any, **__: Any) -> Answer:
+        return Answer(200, {}, next(self._bodies))
+
+
+@pytest.mark.anyio
+async def test_vectors_of_one_task_are_of_one_length_though_they_came_in_two_answers() -> None:
+    """LO-WRK-102, LO-WRK-109."""
+    first, rest = vectors_of(*[[1.0]] * TEXTS_AT_ONCE), vectors_of([1.0])
+    request = EmbeddingRequest(inputs=("a",) * (TEXTS_AT_ONCE + 1), correlation_id="c")
+    found = await LlamaCppClient(Answering(first, rest), "http://x", None).embed(request)
+    assert found == Embeddings(((1.0,),) * (TEXTS_AT_ONCE + 1), 10)
+    client = LlamaCppClient(Answering(first, vectors_of([1.0, 2.0])), "http://x", None)
+    with pytest.raises(EngineProtocolError, match="dimensions"):
+        await client.embed(request)
 
 
 TOO_LARGE = "input (513 tokens) is too large to process. increase the physical batch size"

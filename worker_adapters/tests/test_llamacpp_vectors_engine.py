@@ -17,7 +17,7 @@ from worker_adapters.base import EmbeddingRequest, GenerationRequest, RerankRequ
 from worker_adapters.embedded import BATCH_TOKENS
 from worker_adapters.errors import EngineRefused
 from worker_adapters.llamacpp import TEXTS_AT_ONCE, LlamaCppClient
-from worker_adapters.tests.conftest import RunningEngine, running
+from worker_adapters.tests.conftest import VECTOR_CTX, RunningEngine, running
 from worker_adapters.transport import EngineTransport
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
@@ -84,12 +84,12 @@ async def test_a_text_may_fill_the_context_of_a_slot_and_no_more(
 ) -> None:
     """LO-WRK-103: a batch as small as that of generation would refuse it."""
     client = client_of(embedding_engine, transport)
-    for tokens in (BATCH_TOKENS + 1, 512):
+    for tokens in (BATCH_TOKENS + 1, 513, VECTOR_CTX):
         text = " river" * tokens
         found = await client.embed(embedding_of(text, text))
         assert found.tokens_in == 2 * tokens
-    with pytest.raises(EngineRefused, match="513 tokens") as caught:
-        await client.embed(embedding_of(" river" * 513))
+    with pytest.raises(EngineRefused, match=f"{VECTOR_CTX + 1} tokens") as caught:
+        await client.embed(embedding_of(" river" * (VECTOR_CTX + 1)))
     assert caught.value.code is ErrorCode.CONTEXT_EXCEEDED
 
 
@@ -98,10 +98,10 @@ async def test_a_document_may_fill_the_context_of_a_slot_and_no_more(
 ) -> None:
     """LO-WRK-103."""
     client = client_of(rerank_engine, transport)
-    found = await client.rerank(rerank_of(" a", " river" * 510, " river"))
-    assert found.tokens_in == 511 + 2
-    with pytest.raises(EngineRefused, match="512 tokens") as caught:
-        await client.rerank(rerank_of(" a", " river" * 511))
+    found = await client.rerank(rerank_of(" a", " river" * (VECTOR_CTX - 2), " river"))
+    assert found.tokens_in == VECTOR_CTX - 1 + 2
+    with pytest.raises(EngineRefused, match=f"{VECTOR_CTX} tokens") as caught:
+        await client.rerank(rerank_of(" a", " river" * (VECTOR_CTX - 1)))
     assert caught.value.code is ErrorCode.CONTEXT_EXCEEDED
 
 

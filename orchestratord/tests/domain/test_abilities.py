@@ -52,7 +52,7 @@ def test_what_one_live_replica_lacks_the_pool_lacks() -> None:
     stopped = replica(2, state=ReplicaState.STOPPED, capabilities=abilities(Workload.RERANK))
     view = pool_view(replica(0, capabilities=both), replica(1, capabilities=one), stopped)
     assert workloads(CHAT, told(view)) == {Workload.COMPLETION}
-    assert features(told(view)) == set(Feature) - {Feature.GRAMMAR}
+    assert features(told(view)) == frozenset(Feature) - {Feature.GRAMMAR}
 
 
 @pytest.mark.parametrize(("fields", "serves"), [(EMBED, "chat, completion"), (RERANK, "chat")])

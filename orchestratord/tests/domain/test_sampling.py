@@ -31,14 +31,14 @@ def sampling(**fields: Any) -> Sampling:
 
 
 def test_without_a_profile_what_is_not_said_is_the_engine_s() -> None:
-    """LO-ORC-207."""
+    """LO-ORC-178."""
     assert sampling() == Sampling()
     assert sampling(top_k=3) == Sampling(top_k=3)
     assert profile_of(task_request()) is None
 
 
 def test_a_field_of_the_request_wins_over_its_profile() -> None:
-    """LO-ORC-207."""
+    """LO-ORC-178."""
     named = {"sampler_profile_version": "calm-1"}
     assert sampling(**named) == Sampling(**CALM.model_dump())
     mixed = sampling(**named, temperature=0.0, top_k=0)
@@ -57,7 +57,7 @@ def test_a_strict_task_depends_on_no_engine_s_defaults() -> None:
 
 
 def test_an_unknown_profile_is_refused_and_the_known_ones_named() -> None:
-    """LO-ORC-208."""
+    """LO-ORC-179."""
     with pytest.raises(ProfileUnknown) as refused:
         sampling(sampler_profile_version="calm-2")
     assert refused.value.code is ErrorCode.INVALID_PARAMS
@@ -70,7 +70,7 @@ def test_an_unknown_profile_is_refused_and_the_known_ones_named() -> None:
 
 
 def test_an_engine_is_not_told_of_what_it_lacks_where_that_does_nothing() -> None:
-    """LO-ORC-209."""
+    """LO-ORC-180."""
     found = Sampling(**CALM.model_dump())
     bare = frozenset(Feature) - {Feature.PRESENCE_PENALTY, Feature.REPETITION_PENALTY}
     told = found.for_engine(bare)
@@ -80,7 +80,7 @@ def test_an_engine_is_not_told_of_what_it_lacks_where_that_does_nothing() -> Non
 
 
 def test_a_profile_the_engine_cannot_follow_is_refused() -> None:
-    """LO-ORC-209."""
+    """LO-ORC-180."""
     request = task_request(sampler_profile_version="calm-1")
     view = pool_view(replica(capabilities=abilities(without=[Feature.MIN_P])))
     with pytest.raises(Unable) as refused:

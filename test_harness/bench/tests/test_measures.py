@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from test_harness.bench.dialects import SAMPLES, Sample, chunks_of, compare
 from test_harness.bench.loop_lag import quantile
 from test_harness.bench.processes import cpu_seconds
 from test_harness.bench.replayed_load import MAX_TOKENS, Job, Pace, Wait, jobs_of
@@ -50,3 +51,18 @@ def test_a_prediction_is_judged_by_its_share_of_the_wait() -> None:
     assert wait.error == 0.5
     assert wait.within_twice
     assert not Wait(JOB, position=3, predicted_ms=499.0, waited_ms=1000.0).within_twice
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: sample.dialect)
+def test_a_stream_of_any_length_is_made_of_recorded_events(sample: Sample) -> None:
+    chunks = chunks_of(sample, 50)
+    assert len(chunks) == sample.opening + 50 + sample.closing
+    assert all(chunk.startswith(b"data:") and chunk.endswith(b"\n\n") for chunk in chunks)
+
+
+def test_the_cost_of_an_event_is_measured_for_each_dialect() -> None:
+    """LO-WRK-118: the whole stream is read as tokens and one end, or nothing is measured."""
+    figures = compare(rounds=1, events=200).figures
+    assert [figure.name for figure in figures if figure.aim] == [
+        f"{sample.dialect}: an event" for sample in SAMPLES
+    ]
