@@ -38,6 +38,9 @@ RESERVED = frozenset(
         "LLORCH_VLLM_PYTHON",
         "LLORCH_TRITON",
         "LLORCH_TGI_URL",
+        "LLORCH_HAIKU_MODEL",
+        "LLORCH_HAIKU_POOL",
+        "LLORCH_PROOF_DIR",
     }
 )
 

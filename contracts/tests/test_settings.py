@@ -218,7 +218,15 @@ def test_a_variable_that_fits_nothing_is_refused_by_name(
 
 
 def test_reserved_variables_are_not_settings(tmp_path: Path) -> None:
-    names = ("API_TOKEN", "CONFIG", "URL", "BDD_FEATURE_PATH", "LLAMA_SERVER", "TGI_URL")
+    names = (
+        "API_TOKEN",
+        "CONFIG",
+        "URL",
+        "BDD_FEATURE_PATH",
+        "LLAMA_SERVER",
+        "TGI_URL",
+        "PROOF_DIR",
+    )
     assert reading(tmp_path, "", **{f"LLORCH_{name}": "x" for name in names}) == Config()
 
 

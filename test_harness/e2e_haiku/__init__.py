@@ -1,0 +1,1 @@
+"""A haiku that nobody could have written before it was asked for."""
