@@ -56,6 +56,7 @@ from worker_adapters.openai_dialect import (
 )
 from worker_adapters.openai_routes import ROUTES, served_routes, work
 from worker_adapters.openai_stream import generated
+from worker_adapters.structure_bounds import check_structure
 from worker_adapters.transport import EngineTransport
 
 VERSION_CHARACTERS = 256
@@ -100,6 +101,7 @@ class VllmClient(EngineClient):
 
     def stream(self, request: GenerationRequest) -> AsyncGenerator[StreamItem, None]:
         """Generate by `/v1/completions`, or `/v1/chat/completions` of a chat."""
+        check_structure(request)
         workload = Workload.COMPLETION if request.messages is None else Workload.CHAT
         body = generation_body(request, own_fields(request))
         return generated(self._engine, ROUTES[workload], body, request.correlation_id)
