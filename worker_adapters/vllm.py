@@ -2,6 +2,8 @@
 
 - A stream is complete only after its `finish_reason`, its figures and `[DONE]`:
   after an error vLLM sends `[DONE]` too.
+- What was decoded before the last piece was sent is joined to one piece (its
+  `RequestOutputCollector`), so that the pieces of a text follow the load.
 - It takes any number of requests and queues those it cannot decode at once, so it
   tells of no slots.
 - Closing the connection ends the generation within one step.
@@ -69,7 +71,8 @@ GENERATION = frozenset(
 )
 """What every vLLM that generates has."""
 STRICT_REFUSAL = (
-    "vLLM does not tell how many texts it decodes at once, and more than one can change its output"
+    "vLLM sends several tokens as one piece whenever it decodes faster than it sends, so that equal"
+    " texts come in unlike pieces; nor does it tell how many texts it decodes at once"
 )
 RUNNING, WAITING = "vllm:num_requests_running", "vllm:num_requests_waiting"
 CACHE_USED, PREEMPTIONS = "vllm:kv_cache_usage_perc", "vllm:num_preemptions_total"

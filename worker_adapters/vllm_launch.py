@@ -19,14 +19,6 @@ SILENT = {
     "DO_NOT_TRACK": "1",
 }
 """It neither fetches anything nor tells anybody of its use."""
-BATCHING = frozenset(
-    {
-        *("--max-num-seqs", "--max-num-active-seqs", "--config", "--speculative-config", "-sc"),
-        *("--data-parallel-size", "-dp", "--api-server-count", "-asc", "--async-scheduling"),
-        *("--max-num-batched-tokens", "--enable-chunked-prefill", "--no-enable-chunked-prefill"),
-    }
-)
-"""Arguments that may let more than one text into a step, or change how one is cut."""
 
 
 class VllmLauncher(EngineLauncher):
@@ -50,10 +42,6 @@ class VllmLauncher(EngineLauncher):
             if trace in log:
                 return reason
         return FailureReason.EXITED
-
-    def vouches_for_strict(self, slots: int, engine_args: Sequence[str]) -> bool:
-        """One text at a time, and nothing in `engine_args` that makes it more."""
-        return slots == 1 and not any(map(_changes_batching, engine_args))
 
 
 class VllmImageLauncher(VllmLauncher):
@@ -100,17 +88,6 @@ def _planned(server: tuple[str, ...], spec: LaunchSpec) -> LaunchPlan:
         **SILENT,
     }
     return LaunchPlan((*argv, *spec.engine_args), env)
-
-
-def _changes_batching(argument: str) -> bool:
-    """Whether it is `--name`, `--name=value`, `--name.key` or `--na` of such an argument.
-
-    vLLM takes `_` for `-`, and any beginning of a name that no other one has.
-    """
-    if not argument.startswith("-"):
-        return False
-    name = argument.partition("=")[0].partition(".")[0].replace("_", "-")
-    return any(known.startswith(name) for known in BATCHING)
 
 
 def _model(spec: LaunchSpec) -> str:
