@@ -29,10 +29,11 @@ SCHEMA_BYTES_MAX = 65_536
 """As much as of a grammar; the time it takes grows with the square."""
 
 _PIECE = re.compile(
-    r'"(?:\\.?|[^"\\])*(?:"|\Z)|\[(?:\\.?|[^\]\\])*(?:\]|\Z)|#[^\n]*|\{[\s\d,]*\}|[()]|[\w-]+|\.',
+    r'"(?:\\.?|[^"\\])*(?:"|\Z)|\[(?:\\.?|[^\]\\])*(?:\]|\Z)|<[^>]*(?:>|\Z)|#[^\n]*'
+    r"|\{[\s\d,]*\}|[()]|[\w-]+|\.",
     re.DOTALL,
 )
-"""Of a grammar: literals, classes, comments, repetitions, parentheses, names.
+"""Of a grammar: literals, classes, tokens by their text, comments, repetitions, parentheses, names.
 
 What has no end goes to the end of the text, or a text of brackets would be read anew
 from each of them.

@@ -24,6 +24,7 @@ REQUEST = GenerationRequest(prompt="x", max_tokens=2, seed=1, correlation_id="c-
 NESTED = 'root ::= {0}"a"{1}'
 DEADLY: list[tuple[str, dict[str, Any]]] = [
     ("parentheses", {"grammar": NESTED.format("(" * 30_000, ")" * 30_000)}),
+    ("parentheses", {"grammar": 'root ::= <"> ' + "(" * 300 + '"a"' + ")" * 300}),
     ("elements", {"grammar": "root ::= " + '"a"{0,2000} ' * 4_000}),
     ("elements", {"grammar": 'root ::= (("a"{1000}) {1000}){1000}'}),
     ("elements", {"grammar": f'root ::= "a"{{{"9" * 5_000}}}'}),
@@ -41,6 +42,7 @@ HARMLESS: list[dict[str, Any]] = [
     {"grammar": r'root ::= "\"(" ([0-9]{1,3} ("." [0-9]+)?){2,} b' + "\nb ::= a{0,}\na ::= ."},
     {"grammar": "root ::= " + "( a ) " * 1_000 + '\na ::= "x"'},
     {"grammar": "[" * 60_000 + "\\"},
+    {"grammar": "<" * 60_000},
     {"grammar": "{" + " 1" * 32_000},
     {"json_schema": {"pattern": "[" * 60_000 + "\\"}},
     {"json_schema": {"type": "array", "items": {"maxItems": 9}, "minItems": True}},
