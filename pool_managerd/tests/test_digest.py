@@ -67,7 +67,7 @@ async def test_what_python_compiles_beside_a_model_is_no_part_of_it(tmp_path: Pa
 
 
 async def test_of_a_split_model_every_part_counts_whatever_its_name(tmp_path: Path) -> None:
-    """LO-POOL-180: the first part may hold no weights at all."""
+    """LO-POOL-189: the first part may hold no weights at all."""
     digests, seen = ModelDigests(tmp_path), []
     for name, second in (("one", b"weights"), ("two", b"weights"), ("two", b"others!")):
         first = tmp_path / f"{name}-00001-of-00002.gguf"

@@ -143,7 +143,7 @@ async def test_a_file_that_differs_is_refused_before_an_engine_loads_it(bench: B
 async def test_the_digest_asked_for_may_be_that_of_the_first_file_of_a_split_model(
     bench: Bench, tmp_path: Path
 ) -> None:
-    """LO-POOL-180, LO-POOL-014."""
+    """LO-POOL-189, LO-POOL-014."""
     bench.model = tmp_path / "m-00001-of-00002.gguf"
     bench.model.write_bytes(b"names")
     (tmp_path / "m-00002-of-00002.gguf").write_bytes(b"weights")
