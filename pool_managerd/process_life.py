@@ -44,7 +44,7 @@ from worker_adapters.registry import new_client
 
 SPAWN_DEADLINE_S = 10.0
 REAP_S = 1.0
-LAUNCH_KEY = "LLORCH_LAUNCH_KEY"
+LAUNCH_KEY = "LLAMA_ORCH_LAUNCH_KEY"
 """Read by no engine: also one that takes no key can be told again by the next start."""
 IN_CONTAINER = frozenset({"container"})
 """Modes whose processes are none of our group, and numbered otherwise."""
