@@ -270,4 +270,4 @@ def _meaning(status: int, error: Error, retry_after: str | None) -> EngineError:
         return EngineBusy(said, retry_after_ms=retry_after_ms(retry_after))
     if status >= 500 and status != 501:
         return EngineFailed(said)
-    return EngineProtocolError(f"HTTP {status}, {said}")
+    return EngineProtocolError(f"HTTP {status}, {said}", status=status)

@@ -123,4 +123,4 @@ def _meaning(status: int, error: Error, retry_after: str | None) -> EngineError:
         case Meaning.FAILED:
             return EngineFailed(said)
         case Meaning.FOREIGN:
-            return EngineProtocolError(f"HTTP {status}, {said}")
+            return EngineProtocolError(f"HTTP {status}, {said}", status=status)

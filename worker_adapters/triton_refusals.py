@@ -100,7 +100,7 @@ def _meaning(status: int, message: str, retry_after: str | None) -> EngineError:
         case Meaning.FAILED:
             return EngineFailed(said)
         case Meaning.FOREIGN:
-            return EngineProtocolError(f"HTTP {status}, {said}")
+            return EngineProtocolError(f"HTTP {status}, {said}", status=status)
 
 
 def _by_words(message: str) -> Meaning | None:

@@ -73,6 +73,7 @@ async def test_a_stop_leaves_an_external_server_running(harness: SupervisorHarne
 async def test_the_key_of_an_external_server_comes_from_its_file(
     harness: SupervisorHarness,
 ) -> None:
+    """LO-POOL-186."""
     port = free_port()
     key_file = harness.root / "key"
     key_file.write_text("sekret")
@@ -87,6 +88,17 @@ async def test_the_key_of_an_external_server_comes_from_its_file(
                         and replica.last_error.reason is FailureReason.IDENTITY_MISMATCH
                     )
                 )
+            assert it.replica.last_error is not None
+            assert "file's path into provisioning.api_key_file" in it.replica.last_error.message
+        wrong_file = harness.root / "another key"
+        wrong_file.write_text("wrong")
+        wrong_file.chmod(0o600)
+        wrong = where | {"api_key_file": str(wrong_file)}
+        async with harness.supervise(harness.pool(provisioning=wrong)) as it:
+            with anyio.fail_after(15):
+                await it.until(lambda replica: replica.last_error is not None)
+            assert it.replica.last_error is not None
+            assert "not the one in the file that" in it.replica.last_error.message
         keyed = where | {"api_key_file": str(key_file)}
         async with harness.supervise(harness.pool(provisioning=keyed)) as it:
             await it.until_state(S.READY)
