@@ -63,6 +63,7 @@ class ExternalLife:
         replica.launched(endpoint, pid=None, devices=())
         await replica.advance(Move.SPAWNED)
         client = new_client(pool.engine, self._tools.transport, endpoint.base_url, endpoint.api_key)
+        client.ask_for(pool.model.id)
         try:
             with anyio.fail_after(FIRST_ANSWER_S):
                 introduction = await serving(client, pool.workload)

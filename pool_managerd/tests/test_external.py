@@ -13,6 +13,7 @@ import pytest
 
 from contracts.pools import FailureReason, ReplicaState
 from test_harness.supervised import SupervisorHarness
+from worker_adapters.tests.test_vllm_client import Answers, answering
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 S = ReplicaState
@@ -117,3 +118,19 @@ async def test_a_key_file_that_others_can_read_is_refused(harness: SupervisorHar
         await it.until_state(S.FAILED)
         assert it.replica.last_error is not None
         assert "provisioning.api_key_file" in it.replica.last_error.message
+
+
+async def test_a_server_of_several_models_is_asked_for_the_one_of_the_pool(
+    harness: SupervisorHarness,
+) -> None:
+    """LO-WRK-169."""
+    listed: Answers = {"/v1/models": (200, {"data": [{"id": "a"}, {"id": "b"}]})}
+    async with answering(listed) as url:
+        where = {"mode": "external", "url": url}
+        pool = harness.pool(
+            engine="openai", provisioning=where, model={"id": "c", "ref": "file:/m"}
+        )
+        async with harness.supervise(pool) as it:
+            await it.until(lambda replica: replica.last_error is not None)
+            assert it.replica.last_error is not None
+            assert "none is named c: set model.id to one of a, b" in it.replica.last_error.message
