@@ -18,7 +18,6 @@ from llama_orch.config_commands import config_yaml
 from llama_orch.failures import ExitCode
 from llama_orch.single_model import with_single_model
 from llama_orch.tests.scripted_server import Run
-from worker_adapters.registry import ENGINES
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -220,7 +219,7 @@ def test_the_example_of_engines_is_valid_and_has_a_pool_of_each_way() -> None:
         *("binary", "command", "container", "embedded", "external", "package", "source")
     }
     assert {pool.workload for pool in config.pools} == set(get_args(PoolWorkload))
-    assert {pool.engine for pool in config.pools} == set(ENGINES)
+    assert {pool.engine for pool in config.pools} == set(get_args(Pool.model_fields["engine"].annotation))
 
 
 def cards(pool: Pool) -> list[int | str]:
