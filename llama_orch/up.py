@@ -34,7 +34,7 @@ from llama_orch.options import ConfigFile, Json
 from llama_orch.output import Output
 from llama_orch.overview import error_lines, error_words, replica_table
 from llama_orch.preparing import Speeds, bars, state_words
-from llama_orch.single_model import with_single_model
+from llama_orch.single_model import WORKLOADS, with_single_model
 from llama_orch.supervision import Supervision
 
 POLL_S = 0.5
@@ -56,6 +56,14 @@ def up(
         str | None,
         typer.Option("--devices", metavar="0,1|cpu", help="With --model: a replica on each card."),
     ] = None,
+    workload: Annotated[
+        str | None,
+        typer.Option(
+            "--workload",
+            metavar="|".join(WORKLOADS),
+            help="With --model: what it was made for, generation where left out.",
+        ),
+    ] = None,
     json_mode: Json = False,
 ) -> int:
     """Start both daemons and show them until Ctrl-C, which drains and stops them.
@@ -68,12 +76,16 @@ def up(
     output = Output(json_mode=json_mode)
     if model is None and devices is not None:
         raise UsageMistake("--devices goes with --model; a configuration names its own devices")
+    if model is None and workload is not None:
+        raise UsageMistake("--workload goes with --model; a configuration has one for each pool")
     try:
         if model is None:
             settings = load_settings(config)
         else:
             base, _ = read_config(config, missing_ok=True)
-            single = with_single_model(base, model, ctx=ctx, slots=slots, devices=devices)
+            single = with_single_model(
+                base, model, ctx=ctx, slots=slots, devices=devices, workload=workload
+            )
             settings = load_settings(write_config(single))
     except ConfigError as error:
         raise Failed(str(error)) from None
