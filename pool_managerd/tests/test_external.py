@@ -13,6 +13,7 @@ import pytest
 
 from contracts.pools import FailureReason, ReplicaState
 from test_harness.supervised import SupervisorHarness
+from worker_adapters.openai import OpenAiClient
 from worker_adapters.tests.test_vllm_client import Answers, answering
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
@@ -134,3 +135,16 @@ async def test_a_server_of_several_models_is_asked_for_the_one_of_the_pool(
             await it.until(lambda replica: replica.last_error is not None)
             assert it.replica.last_error is not None
             assert "none is named c: set model.id to one of a, b" in it.replica.last_error.message
+
+
+async def test_a_command_is_asked_for_the_model_of_its_pool_too(
+    harness: SupervisorHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LO-WRK-169."""
+    asked: list[str] = []
+    monkeypatch.setattr(OpenAiClient, "ask_for", lambda _, model_id: asked.append(model_id))
+    argv = [sys.executable, "-m", "test_harness.fake_engines.openai", "--port", "{port}"]
+    where = {"mode": "command", "command": [*argv, "--api-key", "{api_key}"]}
+    async with harness.supervise(harness.pool(engine="openai", provisioning=where)) as it:
+        await it.until_state(S.READY)
+    assert asked == ["m"]
