@@ -268,6 +268,7 @@ class ProcessLife:
         """Why it does not serve, or does not any more, though its process lives."""
         tools, endpoint = self._tools, running.endpoint
         client = new_client(self._pool.engine, tools.transport, endpoint.base_url, endpoint.api_key)
+        client.ask_for(self._pool.model.id)
         try:
             with anyio.fail_after(tools.start_timeout_s):
                 await self._become_ready(client, running, member)

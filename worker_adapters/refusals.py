@@ -69,4 +69,4 @@ def refusal_of(
         case Meaning.FAILED:
             return EngineFailed(said)
         case Meaning.FOREIGN:
-            return EngineProtocolError(f"HTTP {status}, {said}")
+            return EngineProtocolError(f"HTTP {status}, {said}", status=status)
