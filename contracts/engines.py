@@ -52,3 +52,8 @@ class ReplicaCapabilities(Contract):
     trtllm_version: str | None = Field(
         default=None, max_length=256, description="Of TensorRT-LLM under Triton; null: not told."
     )
+    settings_digest: str | None = Field(
+        default=None,
+        max_length=64,
+        description="Equal for replicas launched alike; what differs may give other bytes.",
+    )

@@ -20,7 +20,7 @@ import anyio.to_thread
 import structlog
 
 from pool_managerd.process_group import GroupSurvives, end_group, run_end
-from pool_managerd.procfs import GONE_STATES, boot_id, environment_of, group_members, process_stat
+from pool_managerd.procfs import GONE_STATES, boot_id, environment_of, process_stat, session_members
 from pool_managerd.run_records import ProcessRecord, RunRecords, hash_of
 
 _log = structlog.get_logger(__name__)
@@ -84,7 +84,7 @@ def _still_runs(record: ProcessRecord) -> bool:
     leader = process_stat(record.pid)
     if leader is not None and leader.start_ticks != record.start_ticks:
         return False
-    return bool(group_members(record.group))
+    return bool(session_members(record.group))
 
 
 def _key(record: ProcessRecord) -> str | None:

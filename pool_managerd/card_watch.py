@@ -9,7 +9,7 @@ from pool_managerd.domain.gpu_watch import SAMPLES, GpuWatch
 from pool_managerd.domain.replica_state import SERVING
 from pool_managerd.domain.vram import MemoryMark, ReplicaMemory, memory_mark
 from pool_managerd.domain.xid import XidVerdict, xid_verdict
-from pool_managerd.procfs import group_members
+from pool_managerd.procfs import session_members
 from pool_managerd.replica import Replica
 from pool_managerd.telemetry.sampler import Sampler, TelemetrySilent
 from pool_managerd.vram_return import memory_back
@@ -91,4 +91,4 @@ class CardWatch:
 
     async def _members(self) -> frozenset[int]:
         assert self._group is not None
-        return frozenset(await anyio.to_thread.run_sync(group_members, self._group))
+        return frozenset(await anyio.to_thread.run_sync(session_members, self._group))

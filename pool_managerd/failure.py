@@ -57,11 +57,16 @@ _REMEDIES = {
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """One failure of a replica."""
+    """One failure of a replica; what is said of it is held to what a snapshot can show."""
 
     reason: FailureReason
     message: str
     log_tail: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """An engine may be quoted in it, and a path may be no UTF-8."""
+        shown = self.message[:MESSAGE_CHARACTERS_MAX].encode(errors="backslashreplace").decode()
+        object.__setattr__(self, "message", shown[:MESSAGE_CHARACTERS_MAX])
 
 
 class LaunchRefused(Exception):
@@ -69,7 +74,7 @@ class LaunchRefused(Exception):
 
     def __init__(self, reason: FailureReason, message: str) -> None:
         super().__init__(message)
-        self.failure = Failure(reason, message[:MESSAGE_CHARACTERS_MAX])
+        self.failure = Failure(reason, message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +118,7 @@ def exit_failure(
         message += f"; its last line: {log_tail[-1]}"
     else:
         message += " without a word"
-    return Failure(reason, message[:MESSAGE_CHARACTERS_MAX], tuple(log_tail))
+    return Failure(reason, message, tuple(log_tail))
 
 
 def _cause(reason: FailureReason, ending: Ending, log_tail: Sequence[str]) -> FailureReason:

@@ -18,6 +18,7 @@ from pool_managerd.domain.identity import Digest, Identity, NoDigest, SetKey, Ve
 from pool_managerd.failure import Failure, LaunchRefused
 from pool_managerd.identities import PoolIdentities
 from pool_managerd.models.digest import ModelDigests
+from pool_managerd.models.model_tree import parts_of
 from pool_managerd.readiness import Unfit
 from pool_managerd.replica import Replica
 
@@ -90,7 +91,7 @@ class Membership:
             self._learned(NoDigest.UNREADABLE)
             return None
         self._replica.hashed(digest)
-        if wanted not in (None, digest):
+        if wanted not in (None, digest) and not await self._begins_with(wanted):
             return Failure(
                 FailureReason.MODEL_INVALID,
                 f"{self._model} has digest {digest}, and model.digest asks for {wanted};"
@@ -172,6 +173,19 @@ class Membership:
             return await anyio.to_thread.run_sync(self._digests.stamp, self._model)
         except OSError:
             return ""
+
+    async def _begins_with(self, wanted: str | None) -> bool:
+        """Whether it is a split model whose first file is the one asked for.
+
+        Its source tells a digest of each file, and so `model.digest` may name that one.
+        """
+        assert self._model is not None
+        if not parts_of(self._model):
+            return False
+        try:
+            return await self._digests.of_file(self._model) == wanted
+        except OSError:
+            return False
 
     async def _digest_of_stamp(self, model: Path) -> str:
         if self._stamp and self._adopted:

@@ -1,12 +1,14 @@
-"""Ending a process group, and knowing that it has ended.
+"""Ending a process group with its whole session, and knowing that it has ended.
 
-Engines fork helpers that outlive them and hold memory, so it is always the
-group that is signaled and the group that must be empty.  Only groups we created
-are named here, never the children of a process: those may be anybody's.
+Engines fork helpers that outlive them and hold memory, some in groups of their own,
+as TGI's router and shards are, and the jobs of a build.  So it is always the session
+that is signaled and the session that must be empty.  Only groups we created, which
+all lead a session, are named here, never the children of a process: those may be
+anybody's.
 
-The number of a group cannot be given to another one while it has members: the
+The number of a session cannot be given to another one while it has members: the
 kernel keeps a pid in use as long as a process group or session bears it.  So a
-group that was ours and is not empty is still ours, even when its leader is long
+session that was ours and is not empty is still ours, even when its leader is long
 gone.
 """
 
@@ -14,13 +16,14 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import suppress
 
 import anyio
 import anyio.to_thread
 import structlog
 
 from contracts.service.settings import child_environment, tool_environment
-from pool_managerd.procfs import group_members
+from pool_managerd.procfs import process_stat, session_members
 
 POLL_S = 0.02
 POLL_SLOW_S = 0.1
@@ -43,7 +46,7 @@ class GroupSurvives(Exception):
 
 
 async def end_group(group: int, grace_ms: int) -> None:
-    """TERM, `grace_ms`, KILL; returns once the group is empty.
+    """TERM, `grace_ms`, KILL; returns once the session that the group leads is empty.
 
     Takes at most the grace and `KILL_WAIT_S`.  A grace of 0 kills at once.
 
@@ -51,11 +54,10 @@ async def end_group(group: int, grace_ms: int) -> None:
         GroupSurvives: it is not empty `KILL_WAIT_S` after SIGKILL.
     """
     if grace_ms > 0:
-        _signal(group, signal.SIGTERM)
+        await anyio.to_thread.run_sync(_signal, group, signal.SIGTERM)
         if not await _members_left(group, grace_ms / 1000):
             return
-    _signal(group, signal.SIGKILL)
-    if left := await _members_left(group, KILL_WAIT_S):
+    if left := await _members_left(group, KILL_WAIT_S, kill=True):
         raise GroupSurvives(group, left)
 
 
@@ -81,24 +83,43 @@ async def run_end(argv: tuple[str, ...]) -> None:
         _log.warning("end_command.overran", program=argv[0], seconds=END_COMMAND_S)
 
 
-async def _members_left(group: int, wait_s: float) -> list[int]:
-    """Who is left in the group once it is empty or `wait_s` has passed."""
-    members = await anyio.to_thread.run_sync(group_members, group)
+async def _members_left(group: int, wait_s: float, *, kill: bool = False) -> list[int]:
+    """Who is left in the session once it is empty or `wait_s` has passed.
+
+    What is to be killed may go on to fork into groups that no signal has met, so
+    each look is a signal too.
+    """
+    if kill:
+        await anyio.to_thread.run_sync(_signal, group, signal.SIGKILL)
+    members = await anyio.to_thread.run_sync(session_members, group)
     pause = POLL_S
     with anyio.move_on_after(wait_s):
         while members:
             await anyio.sleep(pause)
             pause = min(pause * 1.5, POLL_SLOW_S)
-            members = await anyio.to_thread.run_sync(group_members, group)
+            if kill:
+                await anyio.to_thread.run_sync(_signal, group, signal.SIGKILL)
+            members = await anyio.to_thread.run_sync(session_members, group)
     return members
 
 
 def _signal(group: int, number: signal.Signals) -> None:
-    try:
+    """To the group at once, then to each process of its session that is in another one."""
+    with suppress(ProcessLookupError, PermissionError):
+        # Some member may have changed its user; the others get the signal, and whether
+        # the session empties is looked at anyway.
         os.killpg(group, number)
-    except ProcessLookupError:
-        return
-    except PermissionError:
-        # Some member changed its user; the others got the signal, and whether
-        # the group empties is looked at anyway.
-        return
+    for pid in session_members(group):
+        with suppress(ProcessLookupError, PermissionError):
+            _signal_other(group, pid, number)
+
+
+def _signal_other(group: int, pid: int, number: signal.Signals) -> None:
+    """A pid may be a stranger's by now, so that one is held while it is looked at."""
+    descriptor = os.pidfd_open(pid)
+    try:
+        stat = process_stat(pid)
+        if stat is not None and stat.session == group != stat.group:
+            signal.pidfd_send_signal(descriptor, number)
+    finally:
+        os.close(descriptor)

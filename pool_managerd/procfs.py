@@ -82,19 +82,19 @@ def environment_of(pid: int) -> dict[bytes, bytes]:
     return {name: value for name, _, value in pairs}
 
 
-def group_members(group: int) -> list[int]:
-    """Pids of the living processes of a group that leads a session, as ours all do."""
+def session_members(session: int) -> list[int]:
+    """Pids of the living processes of a session, in whatever groups of it they are."""
     return [
         stat.pid
         for pid in _pids()
         if (stat := process_stat(pid)) is not None
-        and stat.group == stat.session == group
+        and stat.session == session
         and stat.state not in GONE_STATES
     ]
 
 
-def listener_on(port: int, group: int) -> Listener:
-    """Whether the sockets that take connections to 127.0.0.1:port belong to the group.
+def listener_on(port: int, session: int) -> Listener:
+    """Whether the sockets that take connections to 127.0.0.1:port belong to the session.
 
     Several may listen at once, because SO_REUSEPORT shares a port between
     processes of one user: `BOTH` means that some connections go to a stranger.
@@ -102,7 +102,7 @@ def listener_on(port: int, group: int) -> Listener:
     inodes = _listening_inodes(port)
     if not inodes:
         return Listener.NOBODY
-    ours = inodes & _socket_inodes(group_members(group))
+    ours = inodes & _socket_inodes(session_members(session))
     if not ours:
         return Listener.OTHERS
     return Listener.OURS if ours == inodes else Listener.BOTH

@@ -13,8 +13,8 @@ from collections.abc import Collection
 def figures(page: bytes, names: Collection[str]) -> dict[str, float]:
     """The sum over all label sets of each wanted family that the page has.
 
-    A value that is no finite number is left out: engines write NaN where nothing
-    was measured yet.
+    What is no finite number is left out: engines write NaN where nothing was measured
+    yet, and the sum of two large numbers is none either.
     """
     found: dict[str, float] = {}
     for line in page.decode("utf-8", "replace").split("\n"):
@@ -29,7 +29,7 @@ def figures(page: bytes, names: Collection[str]) -> dict[str, float]:
         value = _number(rest)
         if value is not None:
             found[name] = found.get(name, 0.0) + value
-    return found
+    return {name: total for name, total in found.items() if math.isfinite(total)}
 
 
 def _number(text: str) -> float | None:

@@ -11,7 +11,8 @@ dialect (`llamacpp_dialect`), and are started by `llamacpp_launch`.
   `/slots` or `/props` faster than once a second.
 - A wish for a slot that does not exist is ignored without a word; the final event
   names the slot that served.
-- A JSON schema that it cannot hold may be ignored as well: see `llamacpp_schema`.
+- A JSON schema that it cannot hold may be ignored as well: see `llamacpp_schema`; one
+  that is too large may end it: see `structure_bounds`.
 - Texts to embed or to rank are sent a few at a time: one answer holds all their
   vectors, and what is sent is worked off even after its client left.
 - A rerank without one token ends the whole server.
@@ -65,6 +66,7 @@ from worker_adapters.llamacpp_vectors import (
     read_embeddings,
     read_ranks,
 )
+from worker_adapters.structure_bounds import check_structure
 from worker_adapters.transport import EngineTransport
 
 TEXTS_AT_ONCE = 32
@@ -89,6 +91,7 @@ class LlamaCppClient(EngineClient):
         A JSON schema is tried before, by a request of one token.
         """
         check_grammar(request)
+        check_structure(request)
         prompt = await self._prompt(request)
         if request.json_schema is not None:
             trial, correlation_id = trial_body(request), request.correlation_id

@@ -36,6 +36,7 @@ from worker_adapters.errors import EngineProtocolError
 from worker_adapters.event_stream import EngineEvents
 from worker_adapters.exposition import figures
 from worker_adapters.stop_tail import StopTail
+from worker_adapters.structure_bounds import check_structure
 from worker_adapters.tgi_dialect import (
     DONE,
     FEATURES,
@@ -68,6 +69,7 @@ class TgiClient(EngineClient):
 
     async def stream(self, request: GenerationRequest) -> AsyncGenerator[StreamItem, None]:
         """Generate by `POST /generate_stream`, a chat by `POST /v1/chat/completions`."""
+        check_structure(request)
         if request.prompt is None:
             path, body, read = "/v1/chat/completions", chat_body(request), _chat
         else:

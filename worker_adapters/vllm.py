@@ -2,6 +2,8 @@
 
 - A stream is complete only after its `finish_reason`, its figures and `[DONE]`:
   after an error vLLM sends `[DONE]` too.
+- What was decoded before the last piece was sent is joined to one piece (its
+  `RequestOutputCollector`), so that the pieces of a text follow the load.
 - It takes any number of requests and queues those it cannot decode at once, so it
   tells of no slots.
 - Closing the connection ends the generation within one step.
@@ -56,6 +58,7 @@ from worker_adapters.openai_dialect import (
 )
 from worker_adapters.openai_routes import ROUTES, served_routes, work
 from worker_adapters.openai_stream import generated
+from worker_adapters.structure_bounds import check_structure
 from worker_adapters.transport import EngineTransport
 
 VERSION_CHARACTERS = 256
@@ -68,7 +71,8 @@ GENERATION = frozenset(
 )
 """What every vLLM that generates has."""
 STRICT_REFUSAL = (
-    "vLLM does not tell how many texts it decodes at once, and more than one can change its output"
+    "vLLM sends several tokens as one piece whenever it decodes faster than it sends, so that equal"
+    " texts come in unlike pieces; nor does it tell how many texts it decodes at once"
 )
 RUNNING, WAITING = "vllm:num_requests_running", "vllm:num_requests_waiting"
 CACHE_USED, PREEMPTIONS = "vllm:kv_cache_usage_perc", "vllm:num_preemptions_total"
@@ -100,6 +104,7 @@ class VllmClient(EngineClient):
 
     def stream(self, request: GenerationRequest) -> AsyncGenerator[StreamItem, None]:
         """Generate by `/v1/completions`, or `/v1/chat/completions` of a chat."""
+        check_structure(request)
         workload = Workload.COMPLETION if request.messages is None else Workload.CHAT
         body = generation_body(request, own_fields(request))
         return generated(self._engine, ROUTES[workload], body, request.correlation_id)

@@ -20,14 +20,6 @@ SILENT = {
     "DO_NOT_TRACK": "1",
 }
 """It neither fetches anything nor tells anybody of its use."""
-BATCHING = frozenset(
-    {
-        *("--max-num-seqs", "--max-num-active-seqs", "--config", "--speculative-config", "-sc"),
-        *("--data-parallel-size", "-dp", "--api-server-count", "-asc", "--async-scheduling"),
-        *("--max-num-batched-tokens", "--enable-chunked-prefill", "--no-enable-chunked-prefill"),
-    }
-)
-"""Arguments that may let more than one text into a step, or change how one is cut."""
 
 
 class VllmLauncher(EngineLauncher):
@@ -45,10 +37,6 @@ class VllmLauncher(EngineLauncher):
     def exit_reason(self, exit_code: int | None, log_tail: Sequence[str]) -> FailureReason:
         """By its last lines: it exits with 1 for nearly everything."""
         return reason_of(_TRACES, exit_code, log_tail)
-
-    def vouches_for_strict(self, slots: int, engine_args: Sequence[str]) -> bool:
-        """One text at a time, and nothing in `engine_args` that makes it more."""
-        return slots == 1 and not any(map(_changes_batching, engine_args))
 
 
 class VllmImageLauncher(VllmLauncher):
@@ -94,17 +82,6 @@ def _planned(server: tuple[str, ...], spec: LaunchSpec) -> LaunchPlan:
         **SILENT,
     }
     return LaunchPlan((*argv, *spec.engine_args), env)
-
-
-def _changes_batching(argument: str) -> bool:
-    """Whether it is `--name`, `--name=value`, `--name.key` or `--na` of such an argument.
-
-    vLLM takes `_` for `-`, and any beginning of a name that no other one has.
-    """
-    if not argument.startswith("-"):
-        return False
-    name = argument.partition("=")[0].partition(".")[0].replace("_", "-")
-    return any(known.startswith(name) for known in BATCHING)
 
 
 def _model(spec: LaunchSpec) -> str:

@@ -1,9 +1,9 @@
 """Whether a pool can promise equal bytes for equal requests, and why not.
 
 Equal requests give equal bytes where an engine that can promise them for itself
-(its `strict_refusal` is null) is of the same version, has the same model and runs
-on the same kind of card, on every replica a task may be placed on.  What a
-replica does not tell is not promised.
+(its `strict_refusal` is null) is of the same version, was launched with the same
+settings, has the same model and runs on the same kind of card, on every replica a
+task may be placed on.  What a replica does not tell is not promised.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ class StrictRefusal:
 
 
 _CAPABLE = "leave `determinism` out, or name a pool whose `strict` is true"
+_SETTLED = "try again once the change of the pool is over, or leave `determinism` out"
 _ALIKE = "make a pool of each kind, or leave `determinism` out"
 
 
@@ -106,7 +107,13 @@ def _unlike(replicas: Sequence[ReplicaView], devices: Iterable[DeviceView]) -> S
         ):
             if one != two:
                 return StrictRefusal(f"{both} have unlike {what}, {one} and {two}", _ALIKE)
+        if _settings(first) != _settings(other):
+            return StrictRefusal(f"{both} were launched with unlike settings", _SETTLED)
     return None
+
+
+def _settings(replica: ReplicaView) -> str | None:
+    return None if replica.capabilities is None else replica.capabilities.settings_digest
 
 
 def _cards(replica: ReplicaView, names: Mapping[str, str]) -> str:

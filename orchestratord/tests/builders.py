@@ -86,6 +86,7 @@ def abilities(
     without: Iterable[Feature] = (),
     strict_refusal: str | None = None,
     trtllm_version: str | None = None,
+    settings_digest: str | None = "a" * 64,
 ) -> ReplicaCapabilities:
     """Of an engine that can do everything but what is named; completion and chat by default."""
     left_out = set(without)
@@ -94,6 +95,7 @@ def abilities(
         features=tuple(feature for feature in Feature if feature not in left_out),
         strict_refusal=strict_refusal,
         trtllm_version=trtllm_version,
+        settings_digest=settings_digest,
     )
 
 

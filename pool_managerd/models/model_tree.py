@@ -12,6 +12,9 @@ what is below them: tools keep their notes there and no engine reads them.  So i
 it leads to one of the same directory, and is refused otherwise, as is whatever is neither
 file nor directory: `find -L DIR -type f` names the same files, and whoever has them can
 compute the digest with `sha256sum` alone.
+
+A model that was split into several files has a digest of the same kind, over the files
+`model-00001-of-0000N.gguf` and so on, whatever stands in place of `model`.
 """
 
 from __future__ import annotations
@@ -23,6 +26,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
+
+from pool_managerd.models.refs import RefInvalid, split_names
 
 COMPILED = "__pycache__"
 """Where Python keeps what it compiled of a model's own code, from its first start on."""
@@ -52,6 +57,22 @@ def files_of(directory: Path) -> list[TreeFile]:
         if not entry.is_dir(follow_symlinks=False):
             found.append(_file(root, Path(entry.path)))
     return sorted(found, key=lambda file: os.fsencode(file.name))
+
+
+def parts_of(model: Path) -> list[TreeFile]:
+    """The files of a split model whose first one is `model`; [] where it is whole.
+
+    They go by the names that the cache gives them, so that equal models are equal
+    wherever they lie.
+    """
+    try:
+        names = split_names(model.name)
+    except RefInvalid:
+        return []
+    if len(names) == 1:
+        return []
+    common = split_names(f"model-00001-of-{len(names):05}.gguf")
+    return [TreeFile(one, model.with_name(name)) for one, name in zip(common, names, strict=True)]
 
 
 def tree_digest(files: Iterable[TreeFile], hash_of: Callable[[BinaryIO], str]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import replace
 from hmac import compare_digest
 
@@ -10,6 +12,8 @@ from contracts.engines import ReplicaCapabilities
 from worker_adapters.base import EngineCapabilities, EngineLauncher, LaunchPlan, LaunchSpec
 from worker_adapters.registry import ENGINES
 
+SETTINGS = {"ctx", "slots", "engine_args", "provisioning"}
+"""Fields of a pool that may change the bytes of a text: the type of a KV cache, for one."""
 PROGRAMS = {"vllm": "vllm"}
 """The program that an engine's Python packages install."""
 
@@ -46,7 +50,14 @@ def shown(told: EngineCapabilities, pool: Pool) -> ReplicaCapabilities:
         features=tuple(sorted(told.features)),
         strict_refusal=None if vouched else _cut(told.strict_refusal, 512),
         trtllm_version=_cut(told.trtllm_version, 256),
+        settings_digest=_settings_digest(pool),
     )
+
+
+def _settings_digest(pool: Pool) -> str:
+    """Of what a launch is told besides its model and its cards."""
+    told = pool.model_dump(mode="json", include=SETTINGS)
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
 def _cut(text: str | None, characters: int) -> str | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pool_managerd.adoption import take_stock
-from pool_managerd.procfs import group_members
+from pool_managerd.procfs import session_members
 from pool_managerd.run_records import LaunchFacts, ProcessRecord, RunRecords, identify
 
 pytestmark = pytest.mark.anyio
@@ -30,11 +30,11 @@ class Engine:
 
     @property
     def runs(self) -> bool:
-        return bool(group_members(self.process.pid))
+        return bool(session_members(self.process.pid))
 
     def end(self) -> None:
-        if self.runs:
-            os.killpg(self.process.pid, signal.SIGKILL)
+        for pid in session_members(self.process.pid):
+            os.kill(pid, signal.SIGKILL)
         self.process.wait()
 
 
@@ -72,7 +72,7 @@ async def test_a_process_that_is_not_the_recorded_one_is_left_alone(
 async def test_helpers_of_a_dead_leader_are_ended_too(tmp_path: Path) -> None:
     engine = Engine(WITH_HELPER)
     try:
-        while len(group_members(engine.process.pid)) < 2:
+        while len(session_members(engine.process.pid)) < 2:
             pass
         records = RunRecords(tmp_path)
         records.write(engine.record)

@@ -195,6 +195,19 @@ def test_a_launcher_vouches_for_its_own_argv_alone(
     assert view.trtllm_version == "9" * 256
 
 
+def test_replicas_launched_otherwise_are_told_apart() -> None:
+    """LO-ORC-169: a KV cache of another type gives other bytes."""
+    told = EngineCapabilities(GENERATES, frozenset(), None)
+
+    def digest(**changes: object) -> str | None:
+        return shown(told, pool(**changes)).settings_digest  # type: ignore[arg-type]
+
+    other = digest(provisioning={"mode": "binary", "path": "/opt/llama-server"})
+    quantized = digest(engine_args=("--cache-type-k", "q8_0"))
+    assert len({digest(), digest(slots=7), other, quantized}) == 4
+    assert digest() == digest() is not None
+
+
 def test_another_workload_is_another_launch() -> None:
     """LO-POOL-178."""
     prints = {ReplicaEntry(pool(w), 0, 0).fingerprint for w in ("generation", "embedding")}

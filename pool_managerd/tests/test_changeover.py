@@ -19,7 +19,7 @@ from pool_managerd.fleet import Fleet
 from pool_managerd.launch_tools import LaunchTools
 from pool_managerd.leasing import Leasing
 from pool_managerd.models.digest import ModelDigests
-from pool_managerd.procfs import group_members
+from pool_managerd.procfs import session_members
 from pool_managerd.replica import Replica, ReplicaEntry
 from pool_managerd.run_records import RunRecords
 from pool_managerd.telemetry.none import NoSource
@@ -122,7 +122,7 @@ async def test_without_room_each_engine_is_ended_before_its_successor_starts(
         after = {replica.entry.replica_id: replica.pid for replica in it.replicas()}
         assert set(after) == set(before)
         assert not set(after.values()) & set(before.values())
-        assert not any(group_members(pid) for pid in before.values() if pid)
+        assert not any(session_members(pid) for pid in before.values() if pid)
         assert it.most_processes <= 2
         assert {replica.state for replica in it.replicas()} == {ReplicaState.READY}
 

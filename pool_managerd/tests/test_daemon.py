@@ -18,7 +18,7 @@ import pytest
 
 from contracts.ids import new_uuid
 from contracts.pools import Snapshot
-from pool_managerd.procfs import group_members
+from pool_managerd.procfs import session_members
 from test_harness.stack import Stack, wait_for
 from test_harness.supervised import fake_command
 
@@ -242,7 +242,7 @@ def test_a_stop_takes_no_longer_than_the_grace_and_leaves_no_process(
     before = time.monotonic()
     assert stack.daemons["pool_managerd"].stop() == 0
     assert time.monotonic() - before < 2.5
-    assert not any(group_members(pid) for pid in pids if pid)
+    assert not any(session_members(pid) for pid in pids if pid)
 
 
 def test_engines_outlive_a_killed_manager_and_the_next_one_takes_them_back(
@@ -258,7 +258,7 @@ def test_engines_outlive_a_killed_manager_and_the_next_one_takes_them_back(
     wait_for(lambda: ready(stack), "it is taken back")
     after = snapshot(stack).pools[0].replicas[0]
     assert (after.pid, after.base_url) == (before.pid, before.base_url)
-    assert group_members(before.pid) == [before.pid]
+    assert session_members(before.pid) == [before.pid]
     assert "replica.adopted" in stack.daemons["pool_managerd"].logged()
 
 
@@ -273,7 +273,7 @@ def test_an_engine_of_a_launch_that_is_not_wanted_any_more_is_ended(
     stack.daemons["pool_managerd"].stop(signal.SIGKILL)
     stack.configure(pools=[fake_pool(tmp_path) | {"ctx": 200}])
     stack.start("pool_managerd").wait_ready()
-    assert group_members(orphan) == []
+    assert session_members(orphan) == []
     wait_for(lambda: ready(stack), "a new one serves")
     assert "orphan.ended" in stack.daemons["pool_managerd"].logged()
 
@@ -298,7 +298,7 @@ def test_a_stranger_on_the_port_of_an_engine_that_was_left_is_not_trusted(
         assert last_error(stack).startswith("IDENTITY_MISMATCH")
         wait_for(lambda: ready(stack), "a new engine serves")
         assert snapshot(stack).pools[0].replicas[0].base_url != left.base_url
-        assert not group_members(left.pid)
+        assert not session_members(left.pid)
         metrics = httpx2.get(f"{left.base_url}/metrics", trust_env=False).text
         assert "tokens_predicted_total 0" in metrics
     finally:
@@ -335,7 +335,7 @@ def test_a_replica_is_stopped_only_when_the_memory_of_its_card_is_back(
     wait_for(lambda: snapshot(stack).devices[0].used_bytes == 2**33, "its memory is seen")
     daemon = stack.daemons["pool_managerd"].process
     daemon.terminate()
-    wait_for(lambda: not group_members(pid), "its processes end")
+    wait_for(lambda: not session_members(pid), "its processes end")
     time.sleep(1.5)
     assert daemon.poll() is None
     show(0)
@@ -416,7 +416,7 @@ def test_a_stop_that_comes_before_an_engine_is_taken_back_ends_it(
     again = stack.start("pool_managerd")
     assert again.url
     assert again.stop() == 0
-    assert not group_members(left)
+    assert not session_members(left)
 
 
 def test_an_engine_that_serves_off_its_card_is_told_degraded(

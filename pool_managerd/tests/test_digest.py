@@ -64,3 +64,25 @@ async def test_what_python_compiles_beside_a_model_is_no_part_of_it(tmp_path: Pa
     assert await digests.of(model) == before
     (model / "1" / "other.py").write_text("pass")
     assert await digests.of(model) != before
+
+
+async def test_of_a_split_model_every_part_counts_whatever_its_name(tmp_path: Path) -> None:
+    """LO-POOL-180: the first part may hold no weights at all."""
+    digests, seen = ModelDigests(tmp_path), []
+    for name, second in (("one", b"weights"), ("two", b"weights"), ("two", b"others!")):
+        first = tmp_path / f"{name}-00001-of-00002.gguf"
+        first.write_bytes(b"names")
+        (tmp_path / f"{name}-00002-of-00002.gguf").write_bytes(second)
+        seen.append((await digests.of(first), await digests.of_file(first), digests.stamp(first)))
+        assert await digests.known(seen[-1][2]) == seen[-1][0]
+    assert seen[0][0] == seen[1][0] != seen[2][0]
+    assert seen[1][2] != seen[2][2]
+    listed = "".join(
+        f"{hashlib.sha256(content).hexdigest()} {len(content)} model-{number:05}-of-00002.gguf\n"
+        for number, content in enumerate((b"names", b"weights"), start=1)
+    )
+    assert seen[0][0] == f"sha256:{hashlib.sha256(listed.encode()).hexdigest()}"
+    assert {one[1] for one in seen} == {f"sha256:{hashlib.sha256(b'names').hexdigest()}"}
+    (tmp_path / "two-00002-of-00002.gguf").unlink()
+    with pytest.raises(FileNotFoundError):
+        await digests.of(tmp_path / "two-00001-of-00002.gguf")

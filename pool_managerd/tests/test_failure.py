@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 
 from contracts.pools import FailureReason as R
+from contracts.pools import LastError
 from pool_managerd.domain.xid import xid_verdict
-from pool_managerd.failure import MESSAGE_CHARACTERS_MAX, Ending, exit_failure
+from pool_managerd.failure import MESSAGE_CHARACTERS_MAX, Ending, Failure, exit_failure
+from pool_managerd.life import engine_failure
 from pool_managerd.oom import OomMark, oom_mark
+from worker_adapters.errors import EngineProtocolError
 
 
 @pytest.mark.parametrize(
@@ -110,3 +113,12 @@ def test_kills_of_a_control_group_are_counted_from_the_launch_on(tmp_path: Path)
     counter.unlink()
     assert not mark.killed_since()
     assert oom_mark(os.getpid()).kills >= 0
+
+
+def test_what_an_engine_says_at_length_fits_a_snapshot() -> None:
+    """LO-POOL-060: else it would end the daemon that shows it."""
+    failure = engine_failure(EngineProtocolError("it stopped for: " + "q" * 300_000))
+    assert failure.message.startswith("what answers does not behave")
+    for shown in (failure, Failure(R.MODEL_INVALID, "/m/\udc80.gguf" * 900)):
+        error = LastError(reason=shown.reason, message=shown.message, at_ms=0, log_tail=())
+        assert len(error.message) == MESSAGE_CHARACTERS_MAX

@@ -138,3 +138,21 @@ async def test_a_file_that_differs_is_refused_before_an_engine_loads_it(bench: B
     with pytest.raises(Exception, match="the others of pool p serve digest sha256:") as caught:
         await from_disk.check_before_launch()
     assert "put the earlier file back" in str(caught.value)
+
+
+async def test_the_digest_asked_for_may_be_that_of_the_first_file_of_a_split_model(
+    bench: Bench, tmp_path: Path
+) -> None:
+    """LO-POOL-180, LO-POOL-014."""
+    bench.model = tmp_path / "m-00001-of-00002.gguf"
+    bench.model.write_bytes(b"names")
+    (tmp_path / "m-00002-of-00002.gguf").write_bytes(b"weights")
+    all_files = await bench.digests.of(bench.model)
+    for wanted, refuses in (
+        (all_files, False),
+        (await bench.digests.of_file(bench.model), False),
+        (f"sha256:{'0' * 64}", True),
+    ):
+        model = bench.pool.model.model_copy(update={"digest": wanted})
+        bench.pool = bench.pool.model_copy(update={"model": model})
+        assert bool(await bench.member(0).learn_digest()) is refuses

@@ -15,7 +15,7 @@ import pytest
 
 from contracts.ids import new_uuid
 from contracts.pools import PoolView, ReloadState, ReplicaState, Snapshot
-from pool_managerd.procfs import group_members
+from pool_managerd.procfs import session_members
 from test_harness.stack import Stack, wait_for
 
 pytestmark = pytest.mark.slow
@@ -140,7 +140,7 @@ def test_a_reload_starts_the_new_model_beside_the_old_one(pools: Pools) -> None:
     wait_for(lambda: len(pools.view().replicas) == 2, "the new one is started")
     wait_for(lambda: pools.view().replicas[1].state == "ready", "the new one serves")
     wait_for(lambda: pools.view().replicas[0].state == "draining", "the old one drains")
-    assert group_members(old.pid or 0)
+    assert session_members(old.pid or 0)
     assert pools.lease("p/0").status_code == 409
     new_id = pools.view().replicas[1].replica_id
     assert pools.lease(new_id).status_code == 201
@@ -149,7 +149,7 @@ def test_a_reload_starts_the_new_model_beside_the_old_one(pools: Pools) -> None:
     assert view.reload is not None
     assert view.reload.state is ReloadState.SUCCEEDED
     wait_for(lambda: len(pools.view().replicas) == 1, "the old one is gone")
-    assert not group_members(old.pid or 0)
+    assert not session_members(old.pid or 0)
     assert pools.view().model_ref.endswith("good-new")
 
 
@@ -227,7 +227,7 @@ def test_a_changed_configuration_restarts_only_what_changed(tmp_path: Path) -> N
         wait_for(lambda: set(serving()) == {"a", "b", "d"}, "the changed pools serve")
         wait_for(lambda: serving().get("b") not in (None, before["b"]), "b is exchanged")
         assert serving()["a"] == before["a"]
-        wait_for(lambda: not group_members(before["c"] or 0), "the removed pool is ended")
+        wait_for(lambda: not session_members(before["c"] or 0), "the removed pool is ended")
     finally:
         pools.stack.stop()
 
@@ -250,7 +250,7 @@ def test_engines_are_left_running_where_that_is_asked_for(pools: Pools) -> None:
     pid = pools.view().replicas[0].pid
     assert pid is not None
     stack.daemons["pool_managerd"].stop()
-    assert not group_members(pid)
+    assert not session_members(pid)
     stack.start("pool_managerd", "--leave-replicas").wait_ready()
     pools.until_ready()
     pid = pools.view().replicas[0].pid
@@ -258,6 +258,6 @@ def test_engines_are_left_running_where_that_is_asked_for(pools: Pools) -> None:
     began = time.monotonic()
     assert stack.daemons["pool_managerd"].stop() == 0
     assert time.monotonic() - began < 10
-    assert group_members(pid)
+    assert session_members(pid)
     stack.start("pool_managerd").wait_ready()
     assert pools.until_ready().replicas[0].pid == pid

@@ -14,7 +14,7 @@ import pytest
 
 from contracts.pools import FailureReason, ReplicaState
 from pool_managerd import launch
-from pool_managerd.procfs import group_members, process_stat
+from pool_managerd.procfs import process_stat, session_members
 from pool_managerd.run_records import ProcessRecord, RunRecords
 from pool_managerd.watching import Patience
 from test_harness.supervised import SupervisorHarness
@@ -48,7 +48,7 @@ async def test_a_replica_serves_after_a_token_and_stops_with_its_group_empty(
         assert it.replica.view(0).engine_version == "fake-1"
         assert [record.pid for record in it.records.read_all()] == [pid]
     assert it.states == [S.PROVISIONING, S.STARTING, S.READY, S.STOPPING, S.STOPPED]
-    assert group_members(pid) == []
+    assert session_members(pid) == []
     assert it.records.read_all() == []
 
 

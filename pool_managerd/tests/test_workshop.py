@@ -16,7 +16,7 @@ from contracts.config import Pool
 from contracts.pools import FailureReason, Phase, Preparation
 from pool_managerd.failure import LaunchRefused
 from pool_managerd.models.resolve import ModelResolver
-from pool_managerd.procfs import group_members
+from pool_managerd.procfs import session_members
 from pool_managerd.provisioning import source
 from pool_managerd.provisioning.registry import MODES
 from pool_managerd.provisioning.tools import ProvisioningTools
@@ -174,7 +174,7 @@ async def test_a_build_that_is_canceled_ends_with_all_its_processes(workshop: Wo
             while len(workshop.runs()) < 2:  # noqa: ASYNC110 - what is waited for is on disk
                 await anyio.sleep(0.02)
             group.cancel_scope.cancel()
-    assert group_members(workshop.runs()[-1]) == []
+    assert session_members(workshop.runs()[-1]) == []
     assert workshop.left() == []
 
 
@@ -336,6 +336,6 @@ async def test_a_container_lives_and_ends_beside_its_client(
         await it.until(lambda replica: replica.state == "ready")
         (name,) = tmp_path.glob("llama-orch-*-p-0")  # noqa: ASYNC240 - a test may wait
         engine = int(name.read_text())
-        assert group_members(engine) == [engine]
+        assert session_members(engine) == [engine]
         assert it.replica.pid != engine
-    assert group_members(engine) == []
+    assert session_members(engine) == []

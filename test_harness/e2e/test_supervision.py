@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pool_managerd.procfs import group_members
+from pool_managerd.procfs import session_members
 from test_harness.stack import Stack, running_stack, wait_for
 from test_harness.supervised import fake_command
 from test_harness.task_client import TaskClient
@@ -74,7 +74,7 @@ def test_streams_and_engines_outlive_every_kill_of_the_manager(stack: Stack) -> 
             seen = client.task(task)
             assert (seen["state"], seen["attempt"]) == ("succeeded", 1), seen
             assert seen["usage"]["tokens_out"] == 500
-    assert group_members(pid) == [pid]
+    assert session_members(pid) == [pid]
 
 
 def test_a_reload_loses_no_accepted_task(stack: Stack, tmp_path: Path) -> None:

@@ -65,6 +65,10 @@ def test_alike_replicas_that_promise_for_themselves_promise_together() -> None:
         ({"model_digest": None}, "the model digest of replica chat/1 is not known"),
         ({"engine_version": "b200"}, "replicas chat/0 and chat/1 have unlike engine versions"),
         ({"model_digest": OTHER}, "replicas chat/0 and chat/1 have unlike models"),
+        (
+            {"capabilities": abilities(settings_digest="b" * 64)},
+            "replicas chat/0 and chat/1 were launched with unlike settings",
+        ),
     ],
 )
 def test_one_replica_that_does_not_fit_is_enough_to_refuse(
