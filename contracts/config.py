@@ -578,7 +578,6 @@ NOT_SERVED = (
     "policy.http",
     "observability.otlp_endpoint",
 )
-SERVED_ENGINES = frozenset({"llamacpp", "vllm", "tgi", "triton", "openai"})
 
 
 def unserved(config: Config) -> str | None:
@@ -588,12 +587,6 @@ def unserved(config: Config) -> str | None:
         if _at(config, key) != _at(defaults, key):
             default = _shown(_at(defaults, key))
             return f"{key}: not served by this version; remove it (default: {default})"
-    for index, pool in enumerate(config.pools):
-        if pool.engine not in SERVED_ENGINES:
-            return (
-                f"pools[{index}].engine: `{pool.engine}` is not served by this version;"
-                " use `llamacpp`"
-            )
     return None
 
 

@@ -7,6 +7,8 @@ from pydantic import Field
 from contracts.ids import PoolId
 from contracts.model import Contract
 
+TOOL_MAX = 256
+
 
 class PlanStep(Contract):
     """One step; equal configurations give equal steps."""
@@ -23,10 +25,10 @@ class PlanStep(Contract):
 
 
 class MissingTool(Contract):
-    """Something a plan needs that this machine has not."""
+    """Something a plan needs that this machine has not: a program, a device, the model."""
 
-    tool: str = Field(max_length=256, description="What is missing.")
-    remedy: str = Field(max_length=512, description="The command that installs it.")
+    tool: str = Field(max_length=TOOL_MAX, description="What is missing.")
+    remedy: str = Field(max_length=512, description="The command that installs it, or what to do.")
 
 
 class ProvisioningPlan(Contract):

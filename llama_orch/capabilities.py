@@ -37,7 +37,8 @@ async def _capabilities(connection: Connection, output: Output) -> int:
 
 def _show(pool: PoolCapabilities, output: Output) -> None:
     table = of_facts()
-    engine = f"{pool.engine} {pool.engine_version or '(no replica is ready)'}"
+    unknown = "(does not tell its version)" if pool.slots_total else "(no replica is ready)"
+    engine = f"{pool.engine} {pool.engine_version or unknown}"
     table.add_row("pool", pool.pool_id)
     table.add_row("model", printable(pool.model_id))
     table.add_row("digest", pool.model_digest or "not known")

@@ -101,7 +101,8 @@ class TextDisplay:
             self._token(str(event.data.get("t", "")))
         elif event.name == "started":
             self._said = None
-            place = f"{event.data.get('replica_id')}, {event.data.get('engine_version')}"
+            engine = event.data.get("engine_version") or event.data.get("engine")
+            place = f"{event.data.get('replica_id')}, {engine}"
             self._status(f"started on {place}, reading the prompt")
         elif event.name == "metrics" and "queue_position" in event.data:
             self._waiting(Waiting.told_by(event.data, self._clock()))

@@ -160,7 +160,8 @@ def replica_table(page: PoolPage) -> Table:
                 replica.replica_id,
                 Text(state_words(replica), style=_STYLE.get(replica.state, "yellow")),
                 f"{replica.slots_used}/{replica.slots_total}",
-                ", ".join(names.get(uuid, printable(uuid)) for uuid in replica.devices) or "CPU",
+                ", ".join(names.get(uuid, printable(uuid)) for uuid in replica.devices)
+                or ("" if replica.pid is None else "CPU"),  # no process of ours: nobody knows
                 "" if replica.pid is None else str(replica.pid),
                 printable(replica.engine_version or ""),
             )

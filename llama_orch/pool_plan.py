@@ -54,5 +54,5 @@ def _words(plan: ProvisioningPlan) -> str:
         lines.append(f"  {number}. {step.what}")
         if step.argv:
             lines.append(f"     {' '.join([*step.env, *step.argv])}")
-    lines.extend(f"  missing: {lack.tool}; run: {lack.remedy}" for lack in plan.missing)
+    lines.extend(f"  missing: {lack.tool}; remedy: {lack.remedy}" for lack in plan.missing)
     return "".join(f"{printable(line)}\n" for line in lines)

@@ -29,12 +29,13 @@ from llama_orch.config_commands import config_yaml
 from llama_orch.connection import Connection
 from llama_orch.daemons import Daemons
 from llama_orch.failures import Failed
+from llama_orch.greeting import curl_example, token_path
 from llama_orch.options import Json
 from llama_orch.output import Output
 from llama_orch.submit import display_for
 from llama_orch.supervision import Supervision, exit_code_of
 from llama_orch.task_run import Watch, send
-from llama_orch.up import curl_example, token_path, wait_until_serving
+from llama_orch.up import wait_until_serving
 
 MODEL_ID = "demo"
 PROMPT = "Once upon a time"

@@ -5,33 +5,44 @@ from __future__ import annotations
 import re
 import shutil
 from pathlib import Path
+from typing import get_args
 
 from contracts.config import Binary, Config, Embedded, ModelConfig, Pool, ReplicaConfig
 from contracts.ids import MODEL_ID_PATTERN
+from contracts.pools import PoolWorkload
 from llama_orch.failures import Failed, UsageMistake
 
 GGUF_MAGIC = b"GGUF"
 GGUF_HEADER_BYTES = 24
 GPU_DIRECTORY = Path("/proc/driver/nvidia/gpus")
 POOL_ID = "default"
+WORKLOADS: tuple[PoolWorkload, ...] = get_args(PoolWorkload)
 
 
 def with_single_model(
-    base: Config, model: Path, *, ctx: int, slots: int, devices: str | None
+    base: Config,
+    model: Path,
+    *,
+    ctx: int,
+    slots: int,
+    devices: str | None,
+    workload: str | None = None,
 ) -> Config:
-    """`base` with one pool that serves `model`.
+    """`base` with one pool that serves `model`, for generation where no `workload` is named.
 
     `devices` is `0,1` (one llama-server on each card), `cpu`, or None, which is
     the CPU where no NVIDIA card is seen.
 
     Raises:
-        UsageMistake: the file is no model, a number is out of bounds, or there are
-            cards and none was chosen.
+        UsageMistake: the file is no model, there is no such workload, a number is out of
+            bounds, or there are cards and none was chosen.
         Failed: cards were chosen and there is no llama-server.
     """
     problem = gguf_problem(model)
     if problem is not None:
         raise UsageMistake(f"--model: {problem}")
+    if workload is not None and workload not in WORKLOADS:
+        raise UsageMistake(f"--workload: write one of {', '.join(WORKLOADS)}")
     replicas = _replicas(devices)
     on_gpu = any(replica.devices for replica in replicas)
     if on_gpu and shutil.which("llama-server") is None:
@@ -45,6 +56,7 @@ def with_single_model(
         model=ModelConfig(id=model_id(model), ref=f"file:{model.absolute()}"),
         ctx=ctx,
         slots=slots,
+        workload=workload or "generation",
         replicas=replicas,
         provisioning=(
             Binary(mode="binary", path="llama-server") if on_gpu else Embedded(mode="embedded")

@@ -39,4 +39,7 @@ pools:
     #   - devices: [1]
     # provisioning: {mode: binary, path: llama-server}
     # engine_args: ["--flash-attn", "on"]
+
+    # Embeddings, reranking, vLLM, TGI, Triton, a server that runs already: a pool of each stands in
+    # examples/engines.yaml.
 """

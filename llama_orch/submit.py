@@ -25,6 +25,7 @@ from llama_orch.options import (
     TokenFile,
     Url,
     body_of,
+    checked_pool_id,
     checked_task_id,
     milliseconds,
     session_id_or_new,
@@ -43,6 +44,9 @@ def submit(
     ] = None,
     model: Annotated[
         str | None, typer.Option("--model", help="Model id; may be left out where one is served.")
+    ] = None,
+    pool: Annotated[
+        str | None, typer.Option("--pool", help="Only this pool, where several serve the model.")
     ] = None,
     max_tokens: Annotated[
         int, typer.Option("--max-tokens", help="The most tokens to generate.")
@@ -144,6 +148,7 @@ def submit(
     fields: dict[str, Any] = {
         "task_id": checked_task_id(task_id) if task_id else new_uuid(),
         "model": model,
+        "pool_id": None if pool is None else checked_pool_id(pool),
         "max_tokens": None if kind in AT_ONCE else max_tokens,
         "priority": priority,
         "seed": seed,
@@ -196,9 +201,10 @@ async def _submit(
     new_session: str | None,
 ) -> int:
     # Checked before anything is asked of the server, under a stand-in for its only model.
-    request = task_request({**fields, "model": fields["model"] or "model"})
+    named = fields["model"] is not None or fields["pool_id"] is not None
+    request = task_request(fields if named else {**fields, "model": "model"})
     async with Api(connection) as api:
-        if fields["model"] is None:
+        if not named:
             model = await only_model(api, request.workload)
             request = request.model_copy(update={"model": model})
         display = display_for(output, new_session, request.inputs or ())

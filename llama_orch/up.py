@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from functools import partial
@@ -30,11 +29,12 @@ from llama_orch.config_commands import config_yaml
 from llama_orch.connection import Connection, running_daemon
 from llama_orch.daemons import Daemons
 from llama_orch.failures import ExitCode, Failed, Unreachable, UsageMistake
+from llama_orch.greeting import greeting, token_path
 from llama_orch.options import ConfigFile, Json
 from llama_orch.output import Output
 from llama_orch.overview import error_lines, error_words, replica_table
 from llama_orch.preparing import Speeds, bars, state_words
-from llama_orch.single_model import with_single_model
+from llama_orch.single_model import WORKLOADS, with_single_model
 from llama_orch.supervision import Supervision
 
 POLL_S = 0.5
@@ -56,6 +56,14 @@ def up(
         str | None,
         typer.Option("--devices", metavar="0,1|cpu", help="With --model: a replica on each card."),
     ] = None,
+    workload: Annotated[
+        str | None,
+        typer.Option(
+            "--workload",
+            metavar="|".join(WORKLOADS),
+            help="With --model: what it was made for, generation where left out.",
+        ),
+    ] = None,
     json_mode: Json = False,
 ) -> int:
     """Start both daemons and show them until Ctrl-C, which drains and stops them.
@@ -68,12 +76,16 @@ def up(
     output = Output(json_mode=json_mode)
     if model is None and devices is not None:
         raise UsageMistake("--devices goes with --model; a configuration names its own devices")
+    if model is None and workload is not None:
+        raise UsageMistake("--workload goes with --model; a configuration has one for each pool")
     try:
         if model is None:
             settings = load_settings(config)
         else:
             base, _ = read_config(config, missing_ok=True)
-            single = with_single_model(base, model, ctx=ctx, slots=slots, devices=devices)
+            single = with_single_model(
+                base, model, ctx=ctx, slots=slots, devices=devices, workload=workload
+            )
             settings = load_settings(write_config(single))
     except ConfigError as error:
         raise Failed(str(error)) from None
@@ -128,7 +140,7 @@ async def _show(
         if output.json_mode:
             output.emit(_ready_facts(url, settings, page))
         else:
-            output.write(_greeting(url, settings, page, named))
+            output.write(greeting(url, settings, page, named))
         await _tell_changes(api, output, page)
 
 
@@ -226,37 +238,3 @@ def _ready_facts(url: str, settings: Settings, page: PoolPage) -> dict[str, obje
         "token_file": None if token_path(settings) is None else str(token_path(settings)),
         "models": sorted({pool.model_id for pool in page.items if pool.ready}),
     }
-
-
-def _greeting(url: str, settings: Settings, page: PoolPage, named: Path | None) -> str:
-    serving = sorted({pool.model_id for pool in page.items if pool.ready})
-    token = token_path(settings)
-    option = "" if named is None else f" --config {shlex.quote(str(named))}"
-    model = f" --model {shlex.quote(serving[0])}" if len(serving) > 1 else ""
-    return (
-        f"serving  {', '.join(serving) or 'nothing yet'}\n"
-        f"url      {url}\n"
-        f"token    {token or 'from LLORCH_API_TOKEN'}\n\n"
-        f'  llama-orch submit{option}{model} "Why is the sky blue?"\n\n'
-        f"{curl_example(url, token, serving[0] if serving else 'MODEL')}\n\n"
-        "Ctrl-C stops it.\n"
-    )
-
-
-def token_path(settings: Settings) -> Path | None:
-    """The file the token in use came from; None where the environment gave it."""
-    if settings.config.auth.token_file is not None:
-        return Path(settings.config.auth.token_file).expanduser()
-    path = settings.state_dir / "token"
-    return path if path.is_file() else None
-
-
-def curl_example(url: str, token: Path | None, model: str) -> str:
-    """A curl command that streams one task; it can be pasted as it is."""
-    source = "$LLORCH_API_TOKEN" if token is None else f"$(cat {shlex.quote(str(token))})"
-    return (
-        f"  curl -N {url}/v1/tasks \\\n"
-        f'    -H "Authorization: Bearer {source}" \\\n'
-        "    -H 'Accept: text/event-stream' -H 'Content-Type: application/json' \\\n"
-        f'    -d \'{{"model": "{model}", "prompt": "Hello", "max_tokens": 64}}\''
-    )

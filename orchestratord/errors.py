@@ -62,8 +62,10 @@ class ResumeInvalid(Refusal):
 class ModelUnknown(Refusal):
     """No pool serves what was asked for."""
 
-    def __init__(self, asked: str, known: list[str]) -> None:
+    def __init__(self, asked: str, known: list[str], pools: list[str] | None = None) -> None:
+        """`pools`: those there are, where a pool was asked for."""
         served = ", ".join(known[:8]) or "none"
+        served += f"; pools: {', '.join(pools[:8]) or 'none'}" if pools is not None else ""
         super().__init__(
             ErrorCode.MODEL_UNKNOWN, f"no pool serves {asked}; models served: {served}"
         )

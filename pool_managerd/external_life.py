@@ -20,13 +20,14 @@ from pool_managerd.observed import within_bounds
 from pool_managerd.provisioning import external
 from pool_managerd.provisioning.launchers import shown
 from pool_managerd.readiness import Unfit, serving
-from pool_managerd.replica import Replica
+from pool_managerd.replica import Endpoint, Replica
 from pool_managerd.watching import NEVER_MS, EngineWatch
 from worker_adapters.base import EngineClient
-from worker_adapters.errors import EngineError
+from worker_adapters.errors import EngineError, EngineProtocolError
 from worker_adapters.registry import new_client
 
 FIRST_ANSWER_S = 60.0
+KEY_REFUSED = frozenset({401, 403})
 
 
 class ExternalLife:
@@ -62,6 +63,7 @@ class ExternalLife:
         replica.launched(endpoint, pid=None, devices=())
         await replica.advance(Move.SPAWNED)
         client = new_client(pool.engine, self._tools.transport, endpoint.base_url, endpoint.api_key)
+        client.ask_for(pool.model.id)
         try:
             with anyio.fail_after(FIRST_ANSWER_S):
                 introduction = await serving(client, pool.workload)
@@ -71,6 +73,8 @@ class ExternalLife:
                 await self._member.join(seen.engine_version)
         except Unfit as error:
             return error.failure
+        except EngineProtocolError as error:
+            return _wants_a_key(error, endpoint) or engine_failure(error)
         except EngineError as error:
             return engine_failure(error)
         except TimeoutError:
@@ -98,3 +102,17 @@ class ExternalLife:
 
     async def end(self, memory_s: float) -> None:
         """Nothing of it is ours."""
+
+
+def _wants_a_key(error: EngineProtocolError, endpoint: Endpoint) -> Failure | None:
+    """In words of the configuration; None: it is not the key."""
+    if error.status not in KEY_REFUSED:
+        return None
+    remedy = (
+        "write its key into a file with mode 0600, and the file's path into"
+        " provisioning.api_key_file"
+        if endpoint.api_key is None
+        else "it is not the one in the file that provisioning.api_key_file names"
+    )
+    message = f"the server at {endpoint.base_url} wants an API key: {remedy} ({error})"
+    return Failure(FailureReason.IDENTITY_MISMATCH, message)

@@ -60,7 +60,7 @@ def engine_failure(error: EngineError) -> Failure:
             FailureReason.IDENTITY_MISMATCH,
             f"what answers does not behave as this engine with our key does: {error}",
         )
-    return Failure(FailureReason.NOT_PROGRESSING, f"it answers but generates nothing: {error}")
+    return Failure(FailureReason.NOT_PROGRESSING, f"it answers but does not serve: {error}")
 
 
 async def first_failure(*watches: Callable[[], Awaitable[Failure | None]]) -> Failure:

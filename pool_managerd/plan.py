@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 
 from contracts.config import Config, External, Pool
-from contracts.plans import Plans, PlanStep, ProvisioningPlan
+from contracts.plans import TOOL_MAX, MissingTool, Plans, PlanStep, ProvisioningPlan
 from contracts.service.config_source import ConfigError
-from contracts.service.settings import model_file, read_config
+from contracts.service.settings import model_file, model_problem, read_config
 from pool_managerd.launch import HOST
 from pool_managerd.provisioning.registry import MODES
 from pool_managerd.provisioning.showing import SHOWN_KEY, SHOWN_PORT
@@ -59,8 +59,18 @@ def plan_of(pool: Pool, config: Config) -> ProvisioningPlan:
         pool_id=pool.id,
         mode=pool.provisioning.mode,
         steps=(_model_step(pool, config), *mode.steps(pool, spec)),
-        missing=tuple(mode.missing(pool, spec)),
+        missing=(*_missing_model(pool), *mode.missing(pool, spec)),
     )
+
+
+def _missing_model(pool: Pool) -> tuple[MissingTool, ...]:
+    """The model that should be on this machine and is not."""
+    path = model_file(pool.model.ref)
+    what = None if path is None else model_problem(path, pool.model_kind)
+    if what is None:
+        return ()
+    remedy = f"{what}; put the model there, or change the ref"
+    return (MissingTool(tool=f"{pool.model.ref:.{TOOL_MAX}}", remedy=remedy),)
 
 
 def _model_step(pool: Pool, config: Config) -> PlanStep:

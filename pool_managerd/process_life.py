@@ -44,7 +44,7 @@ from worker_adapters.registry import new_client
 
 SPAWN_DEADLINE_S = 10.0
 REAP_S = 1.0
-LAUNCH_KEY = "LLORCH_LAUNCH_KEY"
+LAUNCH_KEY = "LLAMA_ORCH_LAUNCH_KEY"
 """Read by no engine: also one that takes no key can be told again by the next start."""
 IN_CONTAINER = frozenset({"container"})
 """Modes whose processes are none of our group, and numbered otherwise."""
@@ -268,6 +268,7 @@ class ProcessLife:
         """Why it does not serve, or does not any more, though its process lives."""
         tools, endpoint = self._tools, running.endpoint
         client = new_client(self._pool.engine, tools.transport, endpoint.base_url, endpoint.api_key)
+        client.ask_for(self._pool.model.id)
         try:
             with anyio.fail_after(tools.start_timeout_s):
                 await self._become_ready(client, running, member)

@@ -26,7 +26,13 @@ from pool_managerd.canary import prove, workload_missing
 from pool_managerd.failure import Failure
 from pool_managerd.procfs import Listener, listener_on
 from worker_adapters.base import EngineCapabilities, EngineClient, Observation
-from worker_adapters.errors import EngineBusy, EngineError, EngineLost, EngineUnreachable
+from worker_adapters.errors import (
+    EngineBusy,
+    EngineError,
+    EngineLost,
+    EngineRefused,
+    EngineUnreachable,
+)
 
 POLL_FIRST_S = 0.02
 POLL_MAX_S = 0.5
@@ -140,7 +146,11 @@ async def until_adopted(client: EngineClient, workload: PoolWorkload) -> Introdu
 
 
 async def _introduced(client: EngineClient, workload: PoolWorkload) -> Introduction:
-    introduction = Introduction(await client.observe(), await client.capabilities())
+    try:
+        introduction = Introduction(await client.observe(), await client.capabilities())
+    except EngineRefused as refused:
+        # It knows the work and has not the model for it: another start changes nothing.
+        raise Unfit(Failure(FailureReason.WORKLOAD_MISSING, refused.message)) from refused
     lack = workload_missing(workload, introduction.capabilities.workloads)
     if lack is not None:
         raise Unfit(lack)

@@ -234,6 +234,9 @@ StreamItem = Progress | Token | Finished
 class EngineClient(ABC):
     """One running engine, spoken to over HTTP.  Every method may raise `EngineError`."""
 
+    def ask_for(self, model_id: str) -> None:  # noqa: B027
+        """Name the model that is meant, for an engine that may serve several at once."""
+
     @abstractmethod
     def stream(self, request: GenerationRequest) -> AsyncGenerator[StreamItem, None]:
         """Generate: progress with the prompt, tokens as they come, then exactly one `Finished`.

@@ -84,3 +84,8 @@ class EngineProtocolError(EngineError):
     """An answer that this engine would not give: foreign, cut, doubled or endless."""
 
     code = ErrorCode.UPSTREAM_PROTOCOL
+
+    def __init__(self, message: str, *, status: int | None = None) -> None:
+        """`status`: of HTTP, where that alone is what the engine would not give."""
+        super().__init__(message)
+        self.status = status

@@ -10,17 +10,14 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from contracts.errors import ErrorCode
 from contracts.tasks import Message
-from worker_adapters.answers import MALFORMED, quoted, retry_after_ms
+from worker_adapters.answers import MALFORMED, quoted
 from worker_adapters.base import Finished, GenerationRequest
 from worker_adapters.errors import (
-    EngineBusy,
     EngineError,
-    EngineFailed,
     EngineProtocolError,
-    EngineRefused,
 )
+from worker_adapters.refusals import Meaning, meaning_of, refusal_of
 
 ABSENT = msgspec.Raw(b"null")
 FINAL_FIELDS = (
@@ -261,13 +258,7 @@ def stream_error(body: bytes) -> EngineError:
 
 def _meaning(status: int, error: Error, retry_after: str | None) -> EngineError:
     """The one table of llama.cpp's refusals."""
-    said = quoted(error.message)
+    meaning = meaning_of(status)
     if error.type == TOO_LONG or (status == 500 and TOO_LONG_FOR_A_BATCH in error.message):
-        return EngineRefused(said, code=ErrorCode.CONTEXT_EXCEEDED, status=status)
-    if status in (400, 413, 422):
-        return EngineRefused(said, code=ErrorCode.INVALID_PARAMS, status=status)
-    if status in (429, 503):
-        return EngineBusy(said, retry_after_ms=retry_after_ms(retry_after))
-    if status >= 500 and status != 501:
-        return EngineFailed(said)
-    return EngineProtocolError(f"HTTP {status}, {said}")
+        meaning = Meaning.TOO_LONG
+    return refusal_of(meaning, quoted(error.message), status, retry_after)

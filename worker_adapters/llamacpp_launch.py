@@ -9,6 +9,7 @@ from importlib import metadata
 from contracts.pools import FailureReason
 from worker_adapters.base import EngineLauncher, LaunchPlan, LaunchSpec
 from worker_adapters.embedded import EmbeddedExit
+from worker_adapters.launching import argument_names, cards, reason_of
 
 API_KEY_VARIABLE = "LLAMA_API_KEY"
 SPLIT_ARGUMENTS = frozenset({"--tensor-split", "-ts"})
@@ -24,7 +25,7 @@ class LlamaServerLauncher(EngineLauncher):
         # llama-server divides its context among the slots.
         argv += ("--ctx-size", str(spec.ctx * spec.slots))
         argv += ("-ngl", "999" if spec.device_uuids else "0")
-        if spec.tensor_split and not SPLIT_ARGUMENTS & _names(spec.engine_args):
+        if spec.tensor_split and not SPLIT_ARGUMENTS & argument_names(spec.engine_args):
             shares = ",".join(f"{share:g}" for share in spec.tensor_split)
             argv += ("--tensor-split", shares)
         argv += _for_workload(spec)
@@ -33,20 +34,13 @@ class LlamaServerLauncher(EngineLauncher):
             argv += ("--slot-save-path", str(spec.slot_dir))
         env = {
             API_KEY_VARIABLE: spec.api_key,
-            "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
-            "CUDA_VISIBLE_DEVICES": ",".join(spec.device_uuids),
+            **cards(spec),
         }
         return LaunchPlan((*argv, *spec.engine_args), env)
 
     def exit_reason(self, exit_code: int | None, log_tail: Sequence[str]) -> FailureReason:
         """llama-server exits with 1 for everything, so its last lines must tell."""
-        if exit_code is not None and exit_code < 0:
-            return FailureReason.CRASH
-        log = "\n".join(log_tail)
-        for trace, reason in _TRACES:
-            if trace in log:
-                return reason
-        return FailureReason.EXITED
+        return reason_of(_TRACES, exit_code, log_tail)
 
 
 _TRACES = (
@@ -108,11 +102,6 @@ def _for_workload(spec: LaunchSpec) -> tuple[str, ...]:
     route = "--reranking" if spec.workload == "rerank" else "--embeddings"
     # A text is embedded in one piece, which the physical batch has to hold.
     return (route, "--batch-size", str(spec.ctx), "--ubatch-size", str(spec.ctx))
-
-
-def _names(arguments: Sequence[str]) -> set[str]:
-    """The names among arguments; llama.cpp takes `--name value` alone, others `--name=value`."""
-    return {argument.partition("=")[0] for argument in arguments}
 
 
 def _address(spec: LaunchSpec) -> tuple[str, ...]:

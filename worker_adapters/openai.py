@@ -1,16 +1,18 @@
 """Any server of OpenAI's API, spoken to over HTTP: what that API has, and no more.
 
 It tells neither version nor context nor load, and its model list is all that can be
-asked without work.  The model asked for is the first one it lists.  What the API has
-no standard word for is refused here: such a server ignores what it does not know.
+asked without work.  The model asked for is the one it lists by the name that is meant,
+or the only one it lists.  What the API has no standard word for is refused here: such a
+server ignores what it does not know.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 from contracts.engines import Feature
+from contracts.errors import ErrorCode
 from contracts.tasks import Workload
 from worker_adapters.base import (
     EmbeddingRequest,
@@ -22,7 +24,7 @@ from worker_adapters.base import (
     StreamItem,
 )
 from worker_adapters.connection import EngineConnection
-from worker_adapters.errors import EngineProtocolError, unserved
+from worker_adapters.errors import EngineProtocolError, EngineRefused, unserved
 from worker_adapters.openai_dialect import (
     CTX_UNTOLD,
     SLOTS_UNTOLD,
@@ -39,6 +41,7 @@ from worker_adapters.openai_stream import generated
 from worker_adapters.transport import EngineTransport
 from worker_adapters.wishes import refuse_beyond
 
+NAMES_SHOWN = 8
 GENERATION = frozenset(
     {
         *(Feature.CANCEL, Feature.SEED, Feature.STOP, Feature.TEMPERATURE, Feature.TOP_P),
@@ -55,6 +58,11 @@ class OpenAiClient(EngineClient):
         self._engine = EngineConnection(
             transport, base_url, api_key, refusal=answered_error, engine="an OpenAI-compatible API"
         )
+        self._model_id: str | None = None
+
+    def ask_for(self, model_id: str) -> None:
+        """Of several models that the server lists, the one of this name."""
+        self._model_id = model_id
 
     async def stream(self, request: GenerationRequest) -> AsyncGenerator[StreamItem, None]:
         """Generate by `/v1/completions`, or `/v1/chat/completions` of a chat.
@@ -108,4 +116,23 @@ class OpenAiClient(EngineClient):
         models = await self._engine.json("GET", "/v1/models", Models)
         if not models.data:
             raise EngineProtocolError("the engine lists no model")
-        return models.data[0]
+        return chosen(models.data, self._model_id)
+
+
+def chosen(listed: Sequence[Model], wanted: str | None) -> Model:
+    """The model named `wanted`, or the only one; raises EngineRefused where neither is there.
+
+    A server that serves one model mostly serves it under any name.
+    """
+    if wanted is None or len(listed) == 1:
+        return listed[0]
+    for model in listed:
+        if model.id == wanted:
+            return model
+    names = ", ".join(f"{model.id:.64}" for model in listed[:NAMES_SHOWN])
+    raise EngineRefused(
+        f"the server lists {len(listed)} models and none is named {wanted}: set model.id to one"
+        f" of {names}{', …' if len(listed) > NAMES_SHOWN else ''}",
+        code=ErrorCode.INVALID_PARAMS,
+        status=404,
+    )

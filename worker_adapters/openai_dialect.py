@@ -10,8 +10,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from contracts.errors import ErrorCode
-from worker_adapters.answers import MALFORMED, quoted, retry_after_ms
+from worker_adapters.answers import MALFORMED, quoted
 from worker_adapters.base import (
     EmbeddingRequest,
     Embeddings,
@@ -22,12 +21,11 @@ from worker_adapters.base import (
     RerankRequest,
 )
 from worker_adapters.errors import (
-    EngineBusy,
     EngineError,
     EngineFailed,
     EngineProtocolError,
-    EngineRefused,
 )
+from worker_adapters.refusals import Meaning, meaning_of, refusal_of
 
 ABSENT = msgspec.Raw(b"null")
 DONE = b"[DONE]"
@@ -318,14 +316,10 @@ def stream_error(body: bytes) -> EngineError:
 def _meaning(status: int, error: Error, retry_after: str | None) -> EngineError:
     """The one table of refusals."""
     said = f"HTTP {status} and no reason" if error.message is None else quoted(error.message)
-    if status in (400, 413, 422):
-        code: Any = ErrorCode.CONTEXT_EXCEEDED if _too_long(error) else ErrorCode.INVALID_PARAMS
-        return EngineRefused(said, code=code, status=status)
-    if status in (429, 503):
-        return EngineBusy(said, retry_after_ms=retry_after_ms(retry_after))
-    if status >= 500 and status != 501:
-        return EngineFailed(said)
-    return EngineProtocolError(f"HTTP {status}, {said}")
+    meaning = meaning_of(status)
+    if meaning is Meaning.REFUSED and _too_long(error):
+        meaning = Meaning.TOO_LONG
+    return refusal_of(meaning, said, status, retry_after)
 
 
 def _too_long(error: Error) -> bool:

@@ -81,6 +81,7 @@ class ScriptedClient(EngineClient):
         requests: every generation asked for, in order.
         asked: every embedding and rerank.
         reached: how often each fault was played; a test of a fault asserts on it.
+        model_id: the model that was asked for last.
         abandoned: streams and questions given up before their script ended.
     """
 
@@ -93,6 +94,7 @@ class ScriptedClient(EngineClient):
         identity: bool = True,
     ) -> None:
         self._script = tuple(script)
+        self.model_id: str | None = None
         self._identity = identity
         self._capabilities = capabilities or EngineCapabilities(
             workloads=frozenset({Workload.COMPLETION, Workload.CHAT}),
@@ -111,6 +113,10 @@ class ScriptedClient(EngineClient):
         self.asked: list[EmbeddingRequest | RerankRequest] = []
         self.reached: Counter[Fault] = Counter()
         self.abandoned = 0
+
+    def ask_for(self, model_id: str) -> None:
+        """Keep it."""
+        self.model_id = model_id
 
     async def stream(self, request: GenerationRequest) -> AsyncGenerator[StreamItem, None]:
         """Play the script from its beginning."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from contracts.pools import FailureReason
 from worker_adapters.base import EngineLauncher, LaunchPlan, LaunchSpec
+from worker_adapters.launching import argument_names, cards, reason_of
 
 API_KEY_VARIABLE = "API_KEY"
 SPARE_REQUESTS = 1
@@ -38,25 +39,18 @@ class TgiLauncher(EngineLauncher):
         # Two replicas on one machine would share the socket of their shards.
         argv += ("--shard-uds-path", f"/tmp/tgi-{spec.port}")  # noqa: S108 - the port is ours
         argv += ("--usage-stats", "off")
-        if len(spec.device_uuids) > 1 and not SHARD_ARGUMENTS & _names(spec.engine_args):
+        if len(spec.device_uuids) > 1 and not SHARD_ARGUMENTS & argument_names(spec.engine_args):
             argv += ("--num-shard", str(len(spec.device_uuids)))
         env = {
             API_KEY_VARIABLE: spec.api_key,
-            "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
-            "CUDA_VISIBLE_DEVICES": ",".join(spec.device_uuids),
+            **cards(spec),
             "HF_HUB_OFFLINE": "1",
         }
         return LaunchPlan((*argv, *spec.engine_args), env)
 
     def exit_reason(self, exit_code: int | None, log_tail: Sequence[str]) -> FailureReason:
         """The launcher exits with 1 for nearly everything, so its last lines must tell."""
-        if exit_code is not None and exit_code < 0:
-            return FailureReason.CRASH
-        log = "\n".join(log_tail)
-        for trace, reason in _TRACES:
-            if trace in log:
-                return reason
-        return FailureReason.EXITED
+        return reason_of(_TRACES, exit_code, log_tail)
 
 
 _TRACES = (
@@ -69,7 +63,3 @@ _TRACES = (
     ("No local weights found", FailureReason.MODEL_MISSING),
     ("is not a local folder and is not a valid model identifier", FailureReason.MODEL_MISSING),
 )
-
-
-def _names(arguments: Sequence[str]) -> set[str]:
-    return {argument.partition("=")[0] for argument in arguments}

@@ -7,32 +7,12 @@ look at the request.
 from __future__ import annotations
 
 import re
-from enum import Enum, auto
 
 import msgspec
 
-from contracts.errors import ErrorCode
-from worker_adapters.answers import MALFORMED, quoted, retry_after_ms
-from worker_adapters.errors import (
-    EngineBusy,
-    EngineError,
-    EngineFailed,
-    EngineProtocolError,
-    EngineRefused,
-)
-
-
-class Meaning(Enum):
-    """What kind of error it is."""
-
-    REFUSED = auto()
-    """The request is wrong."""
-    BUSY = auto()
-    FAILED = auto()
-    """The engine gave it up."""
-    FOREIGN = auto()
-    """It would not say that to a request of ours."""
-
+from worker_adapters.answers import MALFORMED, quoted
+from worker_adapters.errors import EngineError
+from worker_adapters.refusals import Meaning, meaning_of, refusal_of
 
 KINDS = {
     "validation": Meaning.REFUSED,
@@ -47,19 +27,8 @@ KINDS = {
     "incomplete_generation_stream": Meaning.FAILED,
     "stream_serialization_error": Meaning.FAILED,
 }
-"""By TGI's own `error_type`, which goes before the status."""
-
-STATUSES = {
-    400: Meaning.REFUSED,
-    413: Meaning.REFUSED,
-    422: Meaning.REFUSED,
-    429: Meaning.BUSY,
-    503: Meaning.BUSY,
-    424: Meaning.FAILED,
-    501: Meaning.FOREIGN,
-}
-"""Where there is no `error_type`: of the chat route, and of the web server before TGI.
-Of the others, those from 500 on are failures, and the rest are foreign."""
+"""By TGI's own `error_type`, which goes before the status.  The chat route has none, nor has
+the web server before TGI."""
 
 TOO_LONG = re.compile(
     r"`inputs` tokens \+ `max_new_tokens` must be <="
@@ -111,16 +80,7 @@ def chat_error(body: bytes) -> EngineError:
 
 
 def _meaning(status: int, error: Error, retry_after: str | None) -> EngineError:
-    said = quoted(error.error)
-    otherwise = Meaning.FAILED if status >= 500 else Meaning.FOREIGN
-    match KINDS.get(error.error_type) or STATUSES.get(status, otherwise):
-        case Meaning.REFUSED:
-            if TOO_LONG.search(error.error):
-                return EngineRefused(said, code=ErrorCode.CONTEXT_EXCEEDED, status=status)
-            return EngineRefused(said, code=ErrorCode.INVALID_PARAMS, status=status)
-        case Meaning.BUSY:
-            return EngineBusy(said, retry_after_ms=retry_after_ms(retry_after))
-        case Meaning.FAILED:
-            return EngineFailed(said)
-        case Meaning.FOREIGN:
-            return EngineProtocolError(f"HTTP {status}, {said}")
+    meaning = KINDS.get(error.error_type) or meaning_of(status)
+    if meaning is Meaning.REFUSED and TOO_LONG.search(error.error):
+        meaning = Meaning.TOO_LONG
+    return refusal_of(meaning, quoted(error.error), status, retry_after)

@@ -243,7 +243,7 @@ def main(argv: list[str] | None = None) -> int:
         allow_abbrev=False,
     )
     parser.add_argument("out", type=Path, help="where the model goes")
-    parser.add_argument("--preset", choices=sorted(PRESETS), default="tiny")
+    parser.add_argument("--preset", choices=sorted(PRESETS), default="tiny", help="default: tiny")
     parser.add_argument("--seed", type=_seed, default=7, metavar="N")
     arguments = parser.parse_args(argv)
     try:

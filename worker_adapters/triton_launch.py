@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from contracts.pools import FailureReason
 from worker_adapters.base import EngineLauncher, LaunchPlan, LaunchSpec
+from worker_adapters.launching import argument_names, cards, reason_of
 
 METRICS_PORT_AFTER = 2
 """The metrics port less the HTTP port, as in Triton's own defaults, 8002 and 8000."""
@@ -28,28 +29,18 @@ class TritonLauncher(EngineLauncher):
             raise ValueError(f"the generate extension makes text only, no {spec.workload}")
         program = spec.binary or "tritonserver"
         argv: tuple[str, ...] = (program, f"--model-repository={spec.model_path}")
-        if not MODEL_ARGUMENTS & _names(spec.engine_args):
+        if not MODEL_ARGUMENTS & argument_names(spec.engine_args):
             argv += ("--model-control-mode=explicit", f"--load-model={spec.model_alias}")
         argv += (f"--http-address={spec.host}", f"--http-port={spec.port}", "--allow-grpc=false")
         argv += _metrics(spec)
-        env = {
-            "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
-            "CUDA_VISIBLE_DEVICES": ",".join(spec.device_uuids),
-        }
-        return LaunchPlan((*argv, *spec.engine_args), env)
+        return LaunchPlan((*argv, *spec.engine_args), cards(spec))
 
     def exit_reason(self, exit_code: int | None, log_tail: Sequence[str]) -> FailureReason:
         """Triton exits with 1 for everything, so its last lines must tell."""
-        log = "\n".join(log_tail)
         # A port that is taken may also end it by SIGABRT, when its stubs are just starting.
-        if IN_USE in log:
+        if any(IN_USE in line for line in log_tail):
             return FailureReason.PORT_TAKEN
-        if exit_code is not None and exit_code < 0:
-            return FailureReason.CRASH
-        for trace, reason in _TRACES:
-            if trace in log:
-                return reason
-        return FailureReason.EXITED
+        return reason_of(_TRACES, exit_code, log_tail)
 
 
 IN_USE = "' already in use"
@@ -69,7 +60,3 @@ def _metrics(spec: LaunchSpec) -> tuple[str, ...]:
     if port > PORT_MAX:
         return ("--allow-metrics=false",)
     return (f"--metrics-address={spec.host}", f"--metrics-port={port}")
-
-
-def _names(arguments: Sequence[str]) -> set[str]:
-    return {argument.partition("=")[0] for argument in arguments}

@@ -7,35 +7,14 @@ the server itself refuses is JSON; what a model fails with is an event, also und
 from __future__ import annotations
 
 import re
-from enum import Enum, auto
 
 import msgspec
 
-from contracts.errors import ErrorCode
-from worker_adapters.answers import MALFORMED, quoted, retry_after_ms
-from worker_adapters.errors import (
-    EngineBusy,
-    EngineError,
-    EngineFailed,
-    EngineProtocolError,
-    EngineRefused,
-)
+from worker_adapters.answers import MALFORMED, quoted
+from worker_adapters.errors import EngineError
+from worker_adapters.refusals import Meaning, meaning_of, refusal_of
 
 EVENT = b"data:"
-
-
-class Meaning(Enum):
-    """What kind of error it is."""
-
-    REFUSED = auto()
-    """The request is wrong."""
-    TOO_LONG = auto()
-    """Its prompt leaves no room in the context."""
-    BUSY = auto()
-    FAILED = auto()
-    """The engine gave it up."""
-    FOREIGN = auto()
-    """It would not say that to a request of ours."""
 
 
 WORDS = (
@@ -48,16 +27,6 @@ WORDS = (
     (r"failed to parse the request json buffer|unable to parse '", Meaning.REFUSED),
 )
 """Parts of messages, in any case of letters; the first that is found decides."""
-
-STATUSES = {
-    400: Meaning.REFUSED,
-    413: Meaning.REFUSED,
-    422: Meaning.REFUSED,
-    429: Meaning.BUSY,
-    503: Meaning.BUSY,
-    501: Meaning.FOREIGN,
-}
-"""Where no words decide.  Of the others, those from 500 on are failures, the rest foreign."""
 
 _WORDS = tuple((re.compile(words, re.IGNORECASE), meaning) for words, meaning in WORDS)
 
@@ -89,23 +58,5 @@ def _message(body: bytes, otherwise: str) -> str:
 
 
 def _meaning(status: int, message: str, retry_after: str | None) -> EngineError:
-    said = quoted(message)
-    match _by_words(message) or _by_status(status):
-        case Meaning.REFUSED:
-            return EngineRefused(said, code=ErrorCode.INVALID_PARAMS, status=status)
-        case Meaning.TOO_LONG:
-            return EngineRefused(said, code=ErrorCode.CONTEXT_EXCEEDED, status=status)
-        case Meaning.BUSY:
-            return EngineBusy(said, retry_after_ms=retry_after_ms(retry_after))
-        case Meaning.FAILED:
-            return EngineFailed(said)
-        case Meaning.FOREIGN:
-            return EngineProtocolError(f"HTTP {status}, {said}")
-
-
-def _by_words(message: str) -> Meaning | None:
-    return next((meaning for words, meaning in _WORDS if words.search(message)), None)
-
-
-def _by_status(status: int) -> Meaning:
-    return STATUSES.get(status, Meaning.FAILED if status >= 500 else Meaning.FOREIGN)
+    found = (meaning for words, meaning in _WORDS if words.search(message))
+    return refusal_of(next(found, meaning_of(status)), quoted(message), status, retry_after)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from contracts.pools import FailureReason
 from worker_adapters.base import EngineLauncher, LaunchPlan, LaunchSpec
+from worker_adapters.launching import cards, reason_of
 
 API_KEY_VARIABLE = "VLLM_API_KEY"
 SERVER_MODULE = "vllm.entrypoints.openai.api_server"
@@ -35,13 +36,7 @@ class VllmLauncher(EngineLauncher):
 
     def exit_reason(self, exit_code: int | None, log_tail: Sequence[str]) -> FailureReason:
         """By its last lines: it exits with 1 for nearly everything."""
-        if exit_code is not None and exit_code < 0:
-            return FailureReason.CRASH
-        log = "\n".join(log_tail)
-        for trace, reason in _TRACES:
-            if trace in log:
-                return reason
-        return FailureReason.EXITED
+        return reason_of(_TRACES, exit_code, log_tail)
 
 
 class VllmImageLauncher(VllmLauncher):
@@ -83,8 +78,7 @@ def _planned(server: tuple[str, ...], spec: LaunchSpec) -> LaunchPlan:
         argv += ("--runner", "pooling")
     env = {
         API_KEY_VARIABLE: spec.api_key,
-        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
-        "CUDA_VISIBLE_DEVICES": ",".join(spec.device_uuids),
+        **cards(spec),
         **SILENT,
     }
     return LaunchPlan((*argv, *spec.engine_args), env)

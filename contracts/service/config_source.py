@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 import msgspec
 import yaml
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from contracts.config import Config, unserved
 
@@ -25,6 +26,8 @@ CONFIG_BYTES_MAX = 1_048_576
 CONFIG_DEPTH_MAX = 32
 CONFIG_NODES_MAX = 50_000
 LIST_INDEX_MAX = 999
+PATHS_SHOWN, PATH_SHOWN = 3, 80
+"""Of the problems after the first: how many are named, and characters of each name."""
 PREFIX = "LLORCH_"
 RESERVED = frozenset(
     {
@@ -231,28 +234,34 @@ def _list_item(items: list[Any], name: str, part: str, text: str | None) -> Any:
 
 
 def first_line(error: ValidationError, tree: Any) -> str:
-    """One line: the key's path, what is wrong, how many more; never a text value.
-
-    A union puts the name of its member into the location; what is not in the
-    input, and is not the missing or unknown key itself, is left out.
-    """
-    errors = error.errors(include_url=False)
-    first = errors[0]
-    here, path = tree, ""
-    for position, part in enumerate(first["loc"]):
-        known = (isinstance(here, dict) and part in here) or (
-            isinstance(here, list) and isinstance(part, int) and part < len(here)
-        )
-        if known:
-            here = here[part]
-        elif first["type"] != "missing" or position < len(first["loc"]) - 1:
-            continue
-        path += f"[{part}]" if isinstance(part, int) else f".{part}"
+    """One line: the key's path, what is wrong, the keys of the next; never a text value."""
+    first, *others = error.errors(include_url=False)
     reason = {"extra_forbidden": "unknown key", "missing": "required"}.get(
         first["type"], first["msg"].removeprefix("Value error, ")
     )
     given = first["input"]
     if isinstance(given, int | float) and first["type"] != "extra_forbidden":
         reason += f", not {given!s:.40}"
-    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-    return f"{path.removeprefix('.') or 'configuration'}: {reason}{more}"
+    paths = [f"{_path(other, tree):.{PATH_SHOWN}}" for other in others[:PATHS_SHOWN]]
+    paths += ["…"] if len(others) > PATHS_SHOWN else []
+    more = f" (and {len(others)} more: {', '.join(paths)})" if others else ""
+    return f"{_path(first, tree)}: {reason}{more}"
+
+
+def _path(problem: ErrorDetails, tree: Any) -> str:
+    """Where a problem is.
+
+    A union puts the name of its member into the location; what is not in the
+    input, and is not the missing or unknown key itself, is left out.
+    """
+    here, path = tree, ""
+    for position, part in enumerate(problem["loc"]):
+        known = (isinstance(here, dict) and part in here) or (
+            isinstance(here, list) and isinstance(part, int) and part < len(here)
+        )
+        if known:
+            here = here[part]
+        elif problem["type"] != "missing" or position < len(problem["loc"]) - 1:
+            continue
+        path += f"[{part}]" if isinstance(part, int) else f".{part}"
+    return path.removeprefix(".") or "configuration"

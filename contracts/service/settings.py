@@ -225,10 +225,12 @@ def model_file(ref: str, environ: Mapping[str, str] | None = None) -> Path | Non
 
 
 def model_problem(path: Path, kind: ModelKind) -> str | None:
-    """Why there is no model of this kind at `path`, in three words; None: there is."""
+    """Why there is no model of this kind at `path`, in a few words; None: there is."""
     if kind == "directory":
         if path.is_dir():
             return None
+        if path.suffix.lower() == ".gguf":
+            return "this engine takes a directory, and GGUF files are for `llamacpp`"
         return "not a directory" if path.exists() else "no such directory"
     if path.is_file() or (kind == "any" and path.is_dir()):
         return None

@@ -87,6 +87,7 @@ def test_a_name_says_its_version(tmp_path: Path, name: str) -> None:
         ("temperature: [\n", "line 2"),
         (CALM + "typical_p: 1\n", "typical_p: unknown key"),
         (CALM.replace("top_k: 20\n", ""), "top_k: required"),
+        ("temperature: 0.3\n", "top_p: required (and 5 more: top_k, min_p, repetition_penalty, …)"),
         (CALM.replace("20", "-1"), "top_k: Input should be greater than or equal to 0"),
         (CALM.replace("0.3", "hot"), "temperature: Input should be a valid number"),
         (CALM.replace("top_p: 0.9", "top_p: 0"), "top_p: Input should be greater than 0"),

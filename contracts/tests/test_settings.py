@@ -81,7 +81,7 @@ def test_lists_become_tuples_and_words_stay_words(tmp_path: Path) -> None:
         ("orchestratord: {host: x}", "orchestratord.port: required"),
         ("limits: {body_bytes: -1}", "limits.body_bytes: Input should be greater than or equal"),
         ("limits: {body_bytes: 1" + "0" * 40 + "}", "limits.body_bytes: Input should be a valid"),
-        ("limits: {body_bytes: 1e9, nope: 1}", "(and 1 more)"),
+        ("limits: {body_bytes: 1e9, nope: 1}", "(and 1 more: limits.nope)"),
         ("limits: {body_bytes: .inf}", "limits.body_bytes: Input should be a valid integer"),
         ("auth: {tls: {cert: a}}", "auth.tls: set both `cert` and `key`, or neither"),
         ("gpus: {source: file}", "gpus: `file` goes with `source: file`"),

@@ -165,7 +165,8 @@ def test_capabilities_say_what_each_pool_serves_and_why_not_strict(
     """LO-CMD-082."""
     pools = [
         pool("chat", "chat", "completion", strict=False, strict_refusal="2 slots; set slots: 1"),
-        pool("vectors", "embedding", engine_version=None),
+        pool("vectors", "embedding", engine_version=None, slots_total=0),
+        pool("theirs", "chat", engine="openai", engine_version=None),
     ]
     server.answers["GET /v1/capabilities"] = lambda handler: answer(
         handler, 200, {**CAPABILITIES, "pools": pools}
@@ -175,11 +176,16 @@ def test_capabilities_say_what_each_pool_serves_and_why_not_strict(
     for row in (
         *("pool chat", "workloads chat, completion", "features seed, stop"),
         *("strict no: 2 slots; set slots: 1", "strict yes", "slots 1 of 2 free"),
-        *("engine llamacpp (no replica is ready)", "sampler profiles balanced-1, greedy-1"),
+        *("engine llamacpp (no replica is ready)", "engine openai (does not tell its version)"),
+        "sampler profiles balanced-1, greedy-1",
     ):
         assert row in rows
     whole = run("capabilities", "--url", server.url, "--json")
-    assert [p["pool_id"] for p in json.loads(whole.stdout)["pools"]] == ["chat", "vectors"]
+    assert [p["pool_id"] for p in json.loads(whole.stdout)["pools"]] == [
+        "chat",
+        "vectors",
+        "theirs",
+    ]
 
 
 def test_the_one_model_that_serves_the_workload_is_taken(run: Run, server: ScriptedServer) -> None:
@@ -192,3 +198,14 @@ def test_the_one_model_that_serves_the_workload_is_taken(run: Run, server: Scrip
     run("submit", "--workload", "embedding", "x", "--detach", "--url", server.url)
     run("submit", "x", "--detach", "--url", server.url)
     assert [body["model"] for body in bodies] == ["m-vectors", "m-chat"]
+
+
+def test_a_pool_may_be_named_in_place_of_a_model(run: Run, server: ScriptedServer) -> None:
+    """LO-CMD-083."""
+    bodies = posted(server)
+    run("submit", "x", "--pool", "two", "--detach", "--url", server.url)
+    assert (bodies[0]["pool_id"], "model" in bodies[0]) == ("two", False)
+    run(*SUBMIT, "x", "--pool", "two", "--detach", "--url", server.url)
+    assert (bodies[1]["pool_id"], "model" in bodies[1]) == ("two", True)
+    wrong = run("submit", "x", "--pool", "a/b", "--url", server.url)
+    assert (wrong.returncode, len(bodies)) == (ExitCode.USAGE, 2)

@@ -219,6 +219,8 @@ def test_the_example_of_engines_is_valid_and_has_a_pool_of_each_way() -> None:
         *("binary", "command", "container", "embedded", "external", "package", "source")
     }
     assert {pool.workload for pool in config.pools} == set(get_args(PoolWorkload))
+    engines = get_args(Pool.model_fields["engine"].annotation)
+    assert {pool.engine for pool in config.pools} == set(engines)
 
 
 def cards(pool: Pool) -> list[int | str]:

@@ -127,3 +127,11 @@ def test_only_control_characters_are_replaced() -> None:
     text = "tab\t line\n é 漢 😀 \u2028 \u200d"
     assert printable(text) == text
     assert printable("\x1b]0;x\x07\r\x9b\x7f") == "\ufffd]0;x\ufffd\ufffd\ufffd\ufffd"
+
+
+def test_an_engine_that_tells_no_version_is_named_by_its_kind(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shown = Shown()
+    shown.event("started", **STARTED | {"engine": "openai", "engine_version": None})
+    assert "started on chat/0, openai, reading" in capsys.readouterr().err

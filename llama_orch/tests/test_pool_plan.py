@@ -18,10 +18,13 @@ pytestmark = pytest.mark.slow
 def plan(
     tmp_path: Path, *arguments: str, devices: Sequence[int] = (), **provisioning: Any
 ) -> subprocess.CompletedProcess[str]:
+    model = tmp_path / "m.gguf"
+    if not model.exists():
+        model.touch()
     pool = {
         "id": "chat",
         "engine": "llamacpp",
-        "model": {"id": "m", "ref": "file:/models/m.gguf"},
+        "model": {"id": "m", "ref": f"file:{model}"},
         "replicas": [{"devices": list(devices)}],
         "provisioning": provisioning,
     }
@@ -55,7 +58,17 @@ def test_what_is_missing_is_named_with_its_remedy_and_the_exit_code(tmp_path: Pa
     """LO-POOL-109, LO-POOL-101."""
     done = plan(tmp_path, "chat", mode="binary", path="no-such-server")
     assert done.returncode == 1
-    assert "missing: no-such-server; run: install llama.cpp's llama-server" in done.stdout
+    assert "missing: no-such-server; remedy: install llama.cpp's llama-server" in done.stdout
+
+
+def test_a_model_that_is_not_there_is_missing(tmp_path: Path) -> None:
+    """LO-POOL-109."""
+    (tmp_path / "m.gguf").mkdir()
+    done = plan(tmp_path, "chat", mode="command", command=[sys.executable, "{port}"])
+    assert done.returncode == 0, "a command may take a directory"
+    done = plan(tmp_path, "chat", mode="embedded")
+    assert done.returncode == 1
+    assert "m.gguf; remedy: not a file; put the model there, or change the ref" in done.stdout
 
 
 def test_an_unknown_pool_and_a_wrong_configuration_are_one_line(tmp_path: Path) -> None:

@@ -102,6 +102,18 @@ def test_pools_lists_every_pool(run: Run, server: ScriptedServer) -> None:
     assert "draining" in done.stdout
 
 
+def test_nobody_claims_that_a_server_of_others_is_on_the_cpu(
+    run: Run, server: ScriptedServer
+) -> None:
+    """LO-CMD-086."""
+    serving = {**coming_up(100), "state": "ready", "preparation": None, "slots_total": 1}
+    theirs, ours = {**serving, "pid": None}, {**serving, "replica_id": "chat/0", "pid": 4242}
+    script(server, "drain", [pool(replicas=[ours, theirs])])
+    rows = [line.split() for line in run("ps", "--url", server.url).stdout.splitlines()]
+    assert ["chat/0", "ready", "0/1", "CPU", "4242"] in rows
+    assert ["chat/1", "ready", "0/1"] in rows
+
+
 def test_health_shows_one_pool(run: Run, server: ScriptedServer) -> None:
     """LO-CMD-057."""
     of_a_status = ("engine", "model_id", "model_ref", "ctx", "slots", "queue_depth", "running")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -127,3 +128,14 @@ def test_the_rest_of_the_configuration_is_kept(model: Path) -> None:
     base = Config(state_dir="/somewhere")
     config = with_single_model(base, model, ctx=16, slots=1, devices="cpu")
     assert config.state_dir == "/somewhere"
+
+
+def test_a_model_is_served_for_what_it_was_made_for(model: Path) -> None:
+    """LO-CMD-085."""
+    shape: Any = {"ctx": 512, "slots": 1, "devices": "cpu"}
+    [pool] = with_single_model(Config(), model, workload="embedding", **shape).pools
+    assert pool.workload == "embedding"
+    [pool] = with_single_model(Config(), model, **shape).pools
+    assert pool.workload == "generation"
+    with pytest.raises(UsageMistake, match="--workload: write one of generation, embedding"):
+        with_single_model(Config(), model, workload="chat", **shape)

@@ -52,7 +52,9 @@ def admitting_pools(
     """
     matching = [spec for spec in specs if _matches(spec, views.get(spec.pool_id), request)]
     if not matching:
-        raise ModelUnknown(_asked(request), sorted({spec.model_id for spec in specs}))
+        models = sorted({spec.model_id for spec in specs})
+        pools = None if request.pool_id is None else sorted(spec.pool_id for spec in specs)
+        raise ModelUnknown(_asked(request), models, pools)
     refusal: Exception | None = None
     admitting = []
     for spec in _able(request, sampling, matching, views):

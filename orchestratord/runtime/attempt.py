@@ -210,6 +210,7 @@ class Attempt:
         client = tools.engines[self._spec.engine].client(
             tools.transport, lease.base_url, lease.api_key
         )
+        client.ask_for(self._spec.model_id)
         ending = self._unserved()
         if ending is not None:
             return ending

@@ -8,10 +8,10 @@ their paths:
 the file's own sha256 as 64 hex digits, its bytes as a decimal number, its path from the
 directory with `/` between its parts.  Names that begin with a dot are left out, with
 what is below them: tools keep their notes there and no engine reads them.  So is
-`__pycache__`, which an engine writes itself.  A link to a
-file counts as that file where it leads to one of the same directory, and is refused
-otherwise, as is whatever is neither file nor directory: `find -L DIR -type f` names the
-same files, and whoever has them can compute the digest with `sha256sum` alone.
+`__pycache__`, which an engine writes itself.  A link to a file counts as that file where
+it leads to one of the same directory, and is refused otherwise, as is whatever is neither
+file nor directory: `find -L DIR -type f` names the same files, and whoever has them can
+compute the digest with `sha256sum` alone.
 
 A model that was split into several files has a digest of the same kind, over the files
 `model-00001-of-0000N.gguf` and so on, whatever stands in place of `model`.

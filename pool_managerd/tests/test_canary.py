@@ -10,6 +10,7 @@ import pytest
 
 from contracts.config import Pool
 from contracts.engines import Feature
+from contracts.errors import ErrorCode
 from contracts.pools import FailureReason, PoolWorkload
 from contracts.tasks import Workload
 from pool_managerd.canary import prove
@@ -28,7 +29,7 @@ from worker_adapters.base import (
     Ranking,
     RerankRequest,
 )
-from worker_adapters.errors import EngineError, EngineFailed
+from worker_adapters.errors import EngineError, EngineFailed, EngineRefused
 from worker_adapters.llamacpp_launch import LlamaServerLauncher
 from worker_adapters.scripted import ScriptedClient, Step
 
@@ -49,6 +50,7 @@ class Pooled(ScriptedClient):
         self.embedded: list[EmbeddingRequest] = []
         self.ranked: list[RerankRequest] = []
         self.broken = False
+        self.unfit: str | None = None
         self.looks = 0
         self.looked_thrice = anyio.Event()
 
@@ -57,6 +59,11 @@ class Pooled(ScriptedClient):
         if self.looks == 3:
             self.looked_thrice.set()
         return self.seen
+
+    async def capabilities(self) -> EngineCapabilities:
+        if self.unfit is not None:
+            raise EngineRefused(self.unfit, code=ErrorCode.INVALID_PARAMS, status=400)
+        return await super().capabilities()
 
     async def embed(self, request: EmbeddingRequest) -> Embeddings:
         if self.broken:
@@ -132,6 +139,18 @@ async def test_an_engine_that_does_not_do_what_its_pool_is_for_gets_no_work(
     assert f"it serves {served.value}, and its pool is for {workload}" in failure.message
     assert "`workload`" in failure.message
     assert asked_of(engine) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("ask", [serving, until_adopted])
+async def test_an_engine_whose_model_is_not_for_it_is_not_tried_again(
+    ask: Callable[..., object],
+) -> None:
+    """LO-POOL-176: as where a model names no pooling; the engine's own words are the remedy."""
+    engine = Pooled(Workload.EMBEDDING)
+    engine.unfit = "the model names no pooling"
+    with pytest.raises(Unfit, match="names no pooling") as caught:
+        await ask(engine, "embedding")  # type: ignore[misc]
+    assert caught.value.failure.reason is FailureReason.WORKLOAD_MISSING
 
 
 async def test_an_engine_that_fails_its_proof_does_not_serve() -> None:

@@ -13,6 +13,8 @@ import pytest
 
 from contracts.pools import FailureReason, ReplicaState
 from test_harness.supervised import SupervisorHarness
+from worker_adapters.openai import OpenAiClient
+from worker_adapters.tests.test_vllm_client import Answers, answering
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 S = ReplicaState
@@ -73,6 +75,7 @@ async def test_a_stop_leaves_an_external_server_running(harness: SupervisorHarne
 async def test_the_key_of_an_external_server_comes_from_its_file(
     harness: SupervisorHarness,
 ) -> None:
+    """LO-POOL-186."""
     port = free_port()
     key_file = harness.root / "key"
     key_file.write_text("sekret")
@@ -87,6 +90,17 @@ async def test_the_key_of_an_external_server_comes_from_its_file(
                         and replica.last_error.reason is FailureReason.IDENTITY_MISMATCH
                     )
                 )
+            assert it.replica.last_error is not None
+            assert "file's path into provisioning.api_key_file" in it.replica.last_error.message
+        wrong_file = harness.root / "another key"
+        wrong_file.write_text("wrong")
+        wrong_file.chmod(0o600)
+        wrong = where | {"api_key_file": str(wrong_file)}
+        async with harness.supervise(harness.pool(provisioning=wrong)) as it:
+            with anyio.fail_after(15):
+                await it.until(lambda replica: replica.last_error is not None)
+            assert it.replica.last_error is not None
+            assert "not the one in the file that" in it.replica.last_error.message
         keyed = where | {"api_key_file": str(key_file)}
         async with harness.supervise(harness.pool(provisioning=keyed)) as it:
             await it.until_state(S.READY)
@@ -105,3 +119,32 @@ async def test_a_key_file_that_others_can_read_is_refused(harness: SupervisorHar
         await it.until_state(S.FAILED)
         assert it.replica.last_error is not None
         assert "provisioning.api_key_file" in it.replica.last_error.message
+
+
+async def test_a_server_of_several_models_is_asked_for_the_one_of_the_pool(
+    harness: SupervisorHarness,
+) -> None:
+    """LO-WRK-169."""
+    listed: Answers = {"/v1/models": (200, {"data": [{"id": "a"}, {"id": "b"}]})}
+    async with answering(listed) as url:
+        where = {"mode": "external", "url": url}
+        pool = harness.pool(
+            engine="openai", provisioning=where, model={"id": "c", "ref": "file:/m"}
+        )
+        async with harness.supervise(pool) as it:
+            await it.until(lambda replica: replica.last_error is not None)
+            assert it.replica.last_error is not None
+            assert "none is named c: set model.id to one of a, b" in it.replica.last_error.message
+
+
+async def test_a_command_is_asked_for_the_model_of_its_pool_too(
+    harness: SupervisorHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LO-WRK-169."""
+    asked: list[str] = []
+    monkeypatch.setattr(OpenAiClient, "ask_for", lambda _, model_id: asked.append(model_id))
+    argv = [sys.executable, "-m", "test_harness.fake_engines.openai", "--port", "{port}"]
+    where = {"mode": "command", "command": [*argv, "--api-key", "{api_key}"]}
+    async with harness.supervise(harness.pool(engine="openai", provisioning=where)) as it:
+        await it.until_state(S.READY)
+    assert asked == ["m"]

@@ -197,6 +197,16 @@ async def test_an_engine_takes_a_file_or_a_directory(
         assert caught.value.failure.reason is FailureReason.MODEL_MISSING
 
 
+def test_a_gguf_file_for_an_engine_that_takes_a_directory_is_told_its_engine(
+    tmp_path: Path,
+) -> None:
+    """LO-POOL-179."""
+    file = tmp_path / "m.GGUF"
+    file.write_bytes(b"GGUF")
+    with pytest.raises(ConfigError, match="takes a directory, and GGUF files are for `llamacpp`"):
+        check_files(Config(pools=(pool_of("vllm", f"file:{file}"),)), {})
+
+
 async def test_a_command_takes_either_and_an_external_server_needs_none(tmp_path: Path) -> None:
     """LO-POOL-179."""
     for path in (tree(tmp_path / "m"), tmp_path / "m" / "Z"):

@@ -223,6 +223,31 @@ async def test_what_the_api_has_no_word_for_is_refused_by_name(
     assert not server.requests
 
 
+@pytest.mark.parametrize(
+    ("listed", "wanted", "asked"),
+    [
+        (("a", "b"), "b", "b"),
+        (("a",), "b", "a"),
+        (("a", "b"), None, "a"),
+        (("a", "b"), "c", None),
+    ],
+)
+async def test_of_several_models_the_one_that_is_meant_is_asked(
+    transport: EngineTransport, listed: tuple[str, ...], wanted: str | None, asked: str | None
+) -> None:
+    """LO-WRK-169."""
+    models = {"data": [{"id": name} for name in listed]}
+    async with answering({"/v1/models": (200, models)}) as base_url:
+        client = OpenAiClient(transport, base_url, "key")
+        if wanted is not None:
+            client.ask_for(wanted)
+        if asked is not None:
+            assert (await client.observe()).model_alias == asked
+            return
+        with pytest.raises(EngineRefused, match=r"none is named c: set model\.id to one of a, b$"):
+            await client.observe()
+
+
 VECTORS = {"data": [{"index": 1, "embedding": [3.0]}, {"index": 0, "embedding": [1.5]}]}
 SCORES = {"results": [{"index": 1, "relevance_score": 0.9}, {"index": 0, "relevance_score": -0.1}]}
 USAGE = {"usage": {"prompt_tokens": 7}}

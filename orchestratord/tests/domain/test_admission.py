@@ -77,8 +77,9 @@ def test_a_pool_is_found_by_all_that_was_named(fields: dict[str, Any]) -> None:
 )
 def test_what_no_pool_serves_is_unknown_and_the_answer_says_what_is(fields: dict[str, Any]) -> None:
     """LO-ORC-007."""
-    with pytest.raises(ModelUnknown, match="models served: tiny"):
+    with pytest.raises(ModelUnknown, match="models served: tiny") as caught:
         admitting(task_request(**fields))
+    assert ("; pools: " in str(caught.value)) == ("pool_id" in fields)
 
 
 @pytest.mark.parametrize(

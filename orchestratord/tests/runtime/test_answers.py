@@ -56,6 +56,7 @@ async def test_an_embedding_ends_with_its_vectors_and_no_token(world: World) -> 
     accepted = await world.submit(**EMBED)
     frames = await world.frames(accepted)
     assert [(frame.id, frame.name) for frame in frames] == [(1, "started"), (2, "end")]
+    assert world.engines.clients[0].model_id == POOL.model_id
     end = EndEvent.model_validate_json(json.dumps(frames[-1].data))
     assert end.result is not None
     assert end.result.model_dump(mode="json") == {"embeddings": [[0.5, -1.0], [1e-9, 3.0]]}
