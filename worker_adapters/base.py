@@ -80,13 +80,6 @@ class EngineLauncher(ABC):
         """The version, where only the launcher can know it; None: ask the engine."""
         return None
 
-    def vouches_for_strict(self, slots: int, engine_args: Sequence[str]) -> bool:  # noqa: ARG002
-        """Whether its own launches decode one sequence at a time, whatever the engine tells.
-
-        For an engine that can give equal bytes so, and does not tell whether it does.
-        """
-        return False
-
 
 @dataclass(frozen=True)
 class Observation:

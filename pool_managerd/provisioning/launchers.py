@@ -38,17 +38,11 @@ def makes_argv(pool: Pool) -> bool:
 
 
 def shown(told: EngineCapabilities, pool: Pool) -> ReplicaCapabilities:
-    """What an engine of the pool can be asked for.
-
-    A launcher that made the argv may know that it decodes one sequence at a time, where
-    the engine does not tell.
-    """
-    launcher = launcher_of(pool)
-    vouched = makes_argv(pool) and launcher.vouches_for_strict(pool.slots, pool.engine_args)
+    """What an engine of the pool can be asked for, within what a snapshot can show."""
     return ReplicaCapabilities(
         workloads=tuple(sorted(told.workloads)),
         features=tuple(sorted(told.features)),
-        strict_refusal=None if vouched else _cut(told.strict_refusal, 512),
+        strict_refusal=_cut(told.strict_refusal, 512),
         trtllm_version=_cut(told.trtllm_version, 256),
         settings_digest=_settings_digest(pool),
     )

@@ -30,7 +30,6 @@ from worker_adapters.base import (
     RerankRequest,
 )
 from worker_adapters.errors import EngineError, EngineFailed, EngineRefused
-from worker_adapters.llamacpp_launch import LlamaServerLauncher
 from worker_adapters.scripted import ScriptedClient, Step
 
 pytestmark = pytest.mark.anyio
@@ -161,34 +160,11 @@ async def test_an_engine_that_fails_its_proof_does_not_serve() -> None:
         await serving(engine, "embedding")
 
 
-class Alone(LlamaServerLauncher):
-    """One that knows when its launches decode one sequence at a time."""
-
-    def vouches_for_strict(self, slots: int, engine_args: Sequence[str]) -> bool:
-        return slots == 1 and not engine_args
-
-
-@pytest.mark.parametrize(
-    ("changes", "refusal"),
-    [
-        ({"slots": 1}, None),
-        ({"slots": 2}, "batches"),
-        ({"slots": 1, "engine_args": ["--x"]}, "batches"),
-        ({"slots": 1, "provisioning": {"mode": "command", "command": ["x"]}}, "batches"),
-        ({"slots": 1, "provisioning": {"mode": "external", "url": "http://h"}}, "batches"),
-        ({"slots": 1, "provisioning": {"mode": "container", "image": "i"}}, None),
-        ({"slots": 1, "provisioning": {"mode": "source"}}, None),
-    ],
-)
-def test_a_launcher_vouches_for_its_own_argv_alone(
-    monkeypatch: pytest.MonkeyPatch, changes: dict[str, object], refusal: str | None
-) -> None:
-    """LO-POOL-170."""
-    vouching = Alone.vouches_for_strict
-    monkeypatch.setattr(LlamaServerLauncher, "vouches_for_strict", vouching)
-    told = EngineCapabilities(GENERATES, frozenset({Feature.STOP, Feature.SEED}), "batches")
-    told = replace(told, trtllm_version="9" * 300)
-    view = shown(told, pool(**changes))  # type: ignore[arg-type]
+@pytest.mark.parametrize("refusal", [None, "batches"])
+def test_what_an_engine_tells_is_shown_within_bounds(refusal: str | None) -> None:
+    """LO-POOL-170: and whether it can be exact is its own word alone."""
+    told = EngineCapabilities(GENERATES, frozenset({Feature.STOP, Feature.SEED}), refusal)
+    view = shown(replace(told, trtllm_version="9" * 300), pool(slots=1))
     assert view.strict_refusal == refusal
     assert view.workloads == (Workload.CHAT, Workload.COMPLETION)
     assert view.features == (Feature.SEED, Feature.STOP)

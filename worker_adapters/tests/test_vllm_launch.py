@@ -174,11 +174,6 @@ def test_the_last_lines_of_vllm_tell_why_it_ended(
     assert VllmLauncher().exit_reason(exit_code, ["first", line, "last"]) is reason
 
 
-def test_it_vouches_for_no_strict_output_not_even_of_one_text_at_a_time() -> None:
-    """LO-WRK-138: the pieces of a stream are part of the promise."""
-    assert not VllmLauncher().vouches_for_strict(1, ())
-
-
 def test_of_any_server_nothing_is_known_but_that_it_ended() -> None:
     """LO-WRK-143."""
     launcher = AnyServerLauncher()
@@ -186,4 +181,3 @@ def test_of_any_server_nothing_is_known_but_that_it_ended() -> None:
         launcher.plan(SPEC)
     assert launcher.exit_reason(-11, ()) is FailureReason.CRASH
     assert launcher.exit_reason(1, ["invalid argument"]) is FailureReason.EXITED
-    assert not launcher.vouches_for_strict(1, ())
