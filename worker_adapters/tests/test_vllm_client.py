@@ -156,7 +156,7 @@ async def test_its_routes_tell_what_it_serves(transport: EngineTransport) -> Non
     told = await can(VllmClient, transport, pooling)
     assert told.workloads == {Workload.EMBEDDING, Workload.RERANK}
     assert told.features == {Feature.TOKENIZE}
-    assert "joins tokens to one piece" in str(told.strict_refusal)
+    assert "as one piece" in str(told.strict_refusal)
 
 
 @pytest.mark.parametrize(
