@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
+from types import MappingProxyType
 
 from pydantic import Field
 
@@ -38,6 +40,19 @@ class Feature(StrEnum):
     """It tells how much of a prompt was in its cache."""
     SLOTS = "slots"
     """A request may name the slot whose cache it wants."""
+
+
+NEUTRAL: Mapping[str, float] = MappingProxyType(
+    {
+        Feature.TOP_P: 1.0,
+        Feature.TOP_K: 0,
+        Feature.MIN_P: 0.0,
+        Feature.REPETITION_PENALTY: 1.0,
+        Feature.PRESENCE_PENALTY: 0.0,
+        Feature.FREQUENCY_PENALTY: 0.0,
+    }
+)
+"""The value by which a sampling parameter does nothing, as in an engine that does not have it."""
 
 
 class ReplicaCapabilities(Contract):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -19,9 +21,18 @@ from contracts.model import (
     TokenCount,
     UnixMilliseconds,
 )
+from contracts.tasks import Workload
 
 PoolWorkload = Literal["generation", "embedding", "rerank"]
 """What the engines of a pool are started for; generation is completion and chat."""
+WORKLOADS: Mapping[PoolWorkload, frozenset[Workload]] = MappingProxyType(
+    {
+        "generation": frozenset({Workload.COMPLETION, Workload.CHAT}),
+        "embedding": frozenset({Workload.EMBEDDING}),
+        "rerank": frozenset({Workload.RERANK}),
+    }
+)
+"""What the tasks of a pool may ask for."""
 MODEL_REF_PATTERN = r"^(file|hf|https|s3|oci):.+$"
 
 

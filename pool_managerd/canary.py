@@ -10,18 +10,12 @@ from collections.abc import Set
 from contextlib import aclosing
 
 from contracts.ids import new_uuid
-from contracts.pools import FailureReason, PoolWorkload
+from contracts.pools import WORKLOADS, FailureReason, PoolWorkload
 from contracts.tasks import Message, Workload
 from pool_managerd.failure import Failure
 from worker_adapters.base import EmbeddingRequest, EngineClient, GenerationRequest, RerankRequest
 
 WORD = "The"
-WORKLOADS: dict[PoolWorkload, frozenset[Workload]] = {
-    "generation": frozenset({Workload.COMPLETION, Workload.CHAT}),
-    "embedding": frozenset({Workload.EMBEDDING}),
-    "rerank": frozenset({Workload.RERANK}),
-}
-"""What the tasks of a pool may ask for; an engine must serve one of them."""
 PROOFS: dict[PoolWorkload, str] = {
     "generation": "token",
     "embedding": "vector",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Set
 from types import MappingProxyType
 
-from contracts.engines import Feature
+from contracts.engines import NEUTRAL, Feature
 from worker_adapters.base import GenerationRequest
 from worker_adapters.errors import unserved
 
@@ -27,18 +27,6 @@ FIELDS: Mapping[str, Feature] = MappingProxyType(
     }
 )
 """The feature that each optional field of a `GenerationRequest` needs, where it is set."""
-
-NEUTRAL: Mapping[str, float] = MappingProxyType(
-    {
-        "top_p": 1.0,
-        "top_k": 0,
-        "min_p": 0.0,
-        "repetition_penalty": 1.0,
-        "presence_penalty": 0.0,
-        "frequency_penalty": 0.0,
-    }
-)
-"""Values that change nothing, so that an engine without the feature obeys them too."""
 
 
 def refuse_beyond(request: GenerationRequest, served: Set[Feature]) -> None:

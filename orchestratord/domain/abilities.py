@@ -5,19 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from contracts.engines import Feature, ReplicaCapabilities
-from contracts.pools import PoolView, PoolWorkload, ReplicaState, ReplicaView
+from contracts.pools import WORKLOADS, PoolView, ReplicaState, ReplicaView
 from contracts.tasks import TaskRequest, Workload
 from orchestratord.domain.pool_spec import PoolSpec
 from orchestratord.domain.sampling import Sampling
 from orchestratord.errors import Unable
 
-GENERATED = frozenset({Workload.COMPLETION, Workload.CHAT})
+GENERATED = WORKLOADS["generation"]
 """Workloads that decode; the others are answered at once."""
-_CONFIGURED: dict[PoolWorkload, frozenset[Workload]] = {
-    "generation": GENERATED,
-    "embedding": frozenset({Workload.EMBEDDING}),
-    "rerank": frozenset({Workload.RERANK}),
-}
 _OF_GENERATION = ("temperature", "top_p", "top_k", "stop", "sampler_profile_version")
 
 
@@ -39,7 +34,7 @@ def told_by(replicas: Iterable[ReplicaView]) -> Told:
 def workloads(spec: PoolSpec, told: Told) -> frozenset[Workload]:
     """What every live replica serves; before any has told, what the pool is configured for."""
     of_each = [frozenset(capabilities.workloads) for capabilities in told]
-    return frozenset.intersection(*of_each) if of_each else _CONFIGURED[spec.workload]
+    return frozenset.intersection(*of_each) if of_each else WORKLOADS[spec.workload]
 
 
 def features(told: Told) -> frozenset[Feature] | None:

@@ -5,22 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 
-from contracts.engines import Feature
+from contracts.engines import NEUTRAL, Feature
 from contracts.sampler_profiles import DEFAULT_STRICT, SamplerProfile
 from contracts.tasks import TaskRequest
 from orchestratord.errors import ProfileUnknown
 
 Profiles = Mapping[str, SamplerProfile]
-
-_OFF: Mapping[str, float] = {
-    "top_p": 1.0,
-    "top_k": 0,
-    "min_p": 0.0,
-    "repetition_penalty": 1.0,
-    "presence_penalty": 0.0,
-    "frequency_penalty": 0.0,
-}
-"""The value by which a parameter does nothing, as in an engine that does not have it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +29,7 @@ class Sampling:
         """Each parameter that does something: its name, which is its feature's too, its value."""
         for parameter in fields(self):
             value = getattr(self, parameter.name)
-            if value is not None and value != _OFF.get(parameter.name):
+            if value is not None and value != NEUTRAL.get(parameter.name):
                 yield parameter.name, value
 
     def for_engine(self, features: frozenset[Feature] | None) -> Sampling:

@@ -190,9 +190,7 @@ class SessionTable:
             session = self._sessions.get(session_id)
             place = None if session is None else session.place
             if place is None or pids.get(place.replica_id, -1) != place.pid:
-                del self._warm[key]
-                if session is not None and session.is_at(key):
-                    session.cool()
+                self._lose(key)
 
     def notice_evictions(self, counts: Mapping[str, int | None]) -> None:
         """An engine took caches from what ran: whose they were it does not tell.
@@ -201,14 +199,17 @@ class SessionTable:
         the replicas there are now, each since its launch; None where it does not tell.
         """
         told = {replica_id: n for replica_id, n in counts.items() if n is not None}
-        for key, session_id in tuple(self._warm.items()):
+        for key in tuple(self._warm):
             replica_id = key[0]
             if told.get(replica_id, 0) > self._evictions.get(replica_id, 0):
-                del self._warm[key]
-                session = self._sessions.get(session_id)
-                if session is not None and session.is_at(key):
-                    session.cool()
+                self._lose(key)
         self._evictions = told
+
+    def _lose(self, key: tuple[str, int]) -> None:
+        """The cache in this slot is gone."""
+        session = self._sessions.get(self._warm.pop(key))
+        if session is not None and session.is_at(key):
+            session.cool()
 
     def used_slot(self, place: CachePlace, session: Session | None, warmth: float) -> str | None:
         """A task has run in a slot: whoever's cache was there has lost it.

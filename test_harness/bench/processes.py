@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from urllib.parse import urlsplit
 
 import psutil
 
+from test_harness.ports import free_port
 from test_harness.stack import DaemonName, Stack, child_environment
 from worker_adapters.base import LaunchSpec
 from worker_adapters.llamacpp_launch import EmbeddedLauncher
@@ -77,13 +77,6 @@ def embedded_engine(root: Path, model: Path, api_key: str) -> Iterator[Server]:
     )
     with _running(root / "engine.log", plan.argv, plan.env, port) as server:
         yield server
-
-
-def free_port() -> int:
-    """A port nobody listens on just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_answering(port: int, path: str, process: psutil.Process | subprocess.Popen[bytes]) -> None:

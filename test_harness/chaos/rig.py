@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from test_harness.bench.processes import free_port
 from test_harness.chaos.standing import note
+from test_harness.ports import free_port
 from test_harness.stack import Daemon, Stack, child_environment, running_stack, wait_for
 from test_harness.supervised import fake_command
 

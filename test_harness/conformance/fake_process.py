@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from test_harness.ports import free_port
+
 API_KEY = "a-key-of-this-test"
 START_S = 20.0
 POLL_S = 0.02
@@ -40,7 +42,7 @@ def fake_process(
     Args:
         listening: False does not wait for that.
     """
-    port = _free_port()
+    port = free_port()
     argv = [sys.executable, "-m", f"test_harness.fake_engines.{dialect}", "--port", str(port)]
     argv += ["--token-ms", "0", "--attempts-log", str(attempts_log), *options]
     if key is not None:
@@ -65,10 +67,3 @@ def _until_listening(process: subprocess.Popen[bytes], port: int) -> None:
                 return
         assert time.monotonic() < deadline, "the stand-in does not listen"
         time.sleep(POLL_S)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -20,6 +19,7 @@ import anyio
 
 from contracts.service.settings import child_environment
 from contracts.tasks import Workload
+from test_harness.ports import free_port
 from test_harness.tiny_models.tiny_hf import write_folder
 from test_harness.triton_models.repository import write_text_model
 from worker_adapters.base import EngineClient, LaunchPlan, LaunchSpec
@@ -145,7 +145,7 @@ async def serving(real: RealEngine, folder: Path, slots: int) -> AsyncIterator[E
         model_path=await anyio.to_thread.run_sync(real.prepare, folder),
         model_alias="tiny",
         host="127.0.0.1",
-        port=_free_port(),
+        port=free_port(),
         ctx=CTX,
         slots=slots,
         device_uuids=(),
@@ -200,10 +200,3 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

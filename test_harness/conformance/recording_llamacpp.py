@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from typing import Any
 from contracts.pools import PoolWorkload
 from contracts.service.settings import child_environment
 from test_harness.conformance.transcripts import Exchange, Question, ask
+from test_harness.ports import free_port
 from worker_adapters.base import GenerationRequest, LaunchSpec
 from worker_adapters.llamacpp_dialect import completion_body, text_body
 from worker_adapters.llamacpp_launch import EmbeddedLauncher
@@ -156,7 +156,7 @@ def _started(folder: Path, preset: str, workload: PoolWorkload, slots: int) -> I
         model_path=model,
         model_alias="tiny",
         host="127.0.0.1",
-        port=_free_port(),
+        port=free_port(),
         ctx=CTX,
         slots=slots,
         device_uuids=(),
@@ -193,10 +193,3 @@ def _first_answer(port: int, question: Question) -> Exchange:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.001)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ import httpx2
 import pytest
 
 from test_harness.e2e.conftest import PoolFactory
+from test_harness.ports import free_port
 from test_harness.stack import child_environment, running_stack, wait_for
 from test_harness.task_client import TaskClient, assert_grammar
 
@@ -46,14 +46,6 @@ def external_engine(model: Path, log: Path) -> Iterator[httpx2.Client]:
         finally:
             process.terminate()
             process.wait(10)
-
-
-def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def busy_slots(engine: httpx2.Client) -> int:

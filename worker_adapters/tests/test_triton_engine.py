@@ -20,8 +20,9 @@ from contracts.engines import Feature
 from contracts.errors import ErrorCode
 from contracts.pools import FailureReason
 from contracts.service.settings import child_environment
+from test_harness.conformance.asking import failure_of, items_of
 from test_harness.triton_models.repository import BARE, write_text_model
-from worker_adapters.base import Finished, GenerationRequest, LaunchSpec, StreamItem, Token
+from worker_adapters.base import Finished, GenerationRequest, LaunchSpec, Token
 from worker_adapters.errors import (
     EngineBusy,
     EngineError,
@@ -150,26 +151,6 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 def request_of(prompt: str = "The river", **fields: Any) -> GenerationRequest:
     given: dict[str, Any] = {"max_tokens": 3, "seed": 1, "correlation_id": "c"}
     return GenerationRequest(prompt=prompt, **(given | fields))
-
-
-async def items_of(client: TritonClient, request: GenerationRequest) -> list[StreamItem]:
-    with anyio.fail_after(DEADLINE_S):
-        async with aclosing(client.stream(request)) as stream:
-            return [item async for item in stream]
-
-
-async def failure_of(
-    client: TritonClient, request: GenerationRequest
-) -> tuple[list[StreamItem], EngineError]:
-    came: list[StreamItem] = []
-    with anyio.fail_after(DEADLINE_S):
-        try:
-            async with aclosing(client.stream(request)) as stream:
-                async for item in stream:
-                    came.append(item)
-        except EngineError as error:
-            return came, error
-    raise AssertionError("the stream ended well")
 
 
 async def test_it_streams_and_counts(server: Running) -> None:

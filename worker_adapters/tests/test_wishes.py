@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from contracts.engines import Feature
+from contracts.engines import NEUTRAL, Feature
 from worker_adapters.base import GenerationRequest
 from worker_adapters.errors import EngineRefused
-from worker_adapters.wishes import FIELDS, NEUTRAL, refuse_beyond
+from worker_adapters.wishes import FIELDS, refuse_beyond
 
 WISHES: dict[str, Any] = {
     "temperature": 0.5,

@@ -13,13 +13,13 @@ from urllib.parse import urlsplit
 
 from contracts.service.daemon import EXIT_BUSY
 from test_harness.bench.loop_lag import LoopLag
-from test_harness.bench.processes import free_port
 from test_harness.chaos.durability.following import Following
 from test_harness.chaos.durability.history import History, Told, kept, wait_ended
 from test_harness.chaos.durability.posters import posting
 from test_harness.chaos.figures import Figures, at_least, at_most, exactly, timely
 from test_harness.chaos.rig import fake_pool, served, unserved
 from test_harness.chaos.streams.watch import Watch
+from test_harness.ports import free_port
 from test_harness.stack import Stack
 from test_harness.task_client import TaskClient
 

@@ -13,8 +13,8 @@ from typing import Any
 import anyio
 import pytest
 
-from test_harness.bench.processes import free_port
 from test_harness.fake_engines.tests.conftest import Serving, request_of
+from test_harness.ports import free_port
 from worker_adapters.base import Token
 from worker_adapters.errors import EngineLost, EngineUnreachable
 from worker_adapters.llamacpp import LlamaCppClient
